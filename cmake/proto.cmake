@@ -1,0 +1,1 @@
+# Rules for protobuf: our own wires from proto/, the Modal wire from the pinned client's descriptors.

@@ -26,6 +26,7 @@ RealLoop::RealLoop() : state_(std::make_unique<State>()) {}
 RealLoop::~RealLoop() = default;
 
 void RealLoop::run() { state_->context.run(); }
+void RealLoop::run_one() { state_->context.run_one(); }
 void RealLoop::stop() { state_->context.stop(); }
 
 Time RealLoop::now() const { return SystemClock().now(); }

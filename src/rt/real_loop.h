@@ -18,6 +18,7 @@ class RealLoop final : public Loop {
 
   void run();   // Until stop().
   void stop();  // Any thread.
+  void run_one();  // Waits for one piece of work and does it.
 
   Time now() const override;
   void post(std::function<void()> work) override;

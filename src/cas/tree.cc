@@ -105,7 +105,7 @@ Result<void> check_path(std::string_view path) {
 }
 
 Result<Tree> make_tree(std::vector<TreeEntry> entries) {
-  std::stable_sort(entries.begin(), entries.end(), entry_less);
+  std::sort(entries.begin(), entries.end(), entry_less);
   Tree tree;
   tree.entries.reserve(entries.size() + 1);
   if (entries.empty() || !entries.front().path.empty()) {

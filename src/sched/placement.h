@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Placement: which worker should run a task that is waiting.
+//
+// A pure decision: given a snapshot of the fleet it answers, and touches nothing. Whoever asks (Scheduler)
+// owns the fleet and makes the reservation. Kept pure so that the simulator can ask it a million times, and
+// so that "why did it land there?" has an answer we can replay.
+#pragma once
+
+#include <span>
+
+#include "base/id.h"
+#include "base/result.h"
+#include "control/types.h"
+
+namespace proa::sched {
+
+struct WorkerView {
+  WorkerId id;
+  control::Resources total;
+  control::Resources free;
+  std::uint32_t cores = 0;
+  std::uint32_t starting = 0;  // Tasks that have been given to it and do not run user code yet.
+  double cpu_busy = 0;         // 0 … 1.
+  bool has_function = false;   // It runs tasks of the same function.
+};
+
+struct Demand {
+  control::Resources need;
+  // The function has containers that serve it already: one more may wait until there is idle CPU for it.
+  bool has_tasks = false;
+};
+
+// Chooses a worker for `demand` among `workers`, or says why none will do:
+//   kResourceExhausted   none has room now, or all are busy starting others; a later call may succeed.
+//   kFailedPrecondition  none, however empty, could ever hold it; the message says what is too small.
+//   kUnavailable         there are no workers at all.
+//
+// Only so many containers start at a time on a worker as it has cores: more would only make all of them
+// late. Equal candidates go to the one with least memory left, so that big tasks keep a place to land. The
+// order of `workers` does not matter.
+Result<WorkerId> place(const Demand& demand, std::span<const WorkerView> workers);
+
+}  // namespace proa::sched

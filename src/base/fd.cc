@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/fd.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+namespace proa {
+
+void OwnedFd::reset(int fd) {
+  if (fd_ >= 0) ::close(fd_);
+  fd_ = fd;
+}
+
+Result<OwnedFd> open_file(int directory, const std::string& path, int flags, unsigned mode) {
+  const int fd = ::openat(directory, path.c_str(), flags | O_CLOEXEC, mode);
+  if (fd < 0) return errno_error(errno, "cannot open '" + path + "'");
+  return OwnedFd(fd);
+}
+
+Result<void> write_all(int fd, BytesView bytes, std::string_view what) {
+  while (!bytes.empty()) {
+    const ssize_t done = ::write(fd, bytes.data(), bytes.size());
+    if (done < 0) {
+      if (errno == EINTR) continue;
+      return errno_error(errno, what);
+    }
+    bytes.remove_prefix(static_cast<std::size_t>(done));
+  }
+  return {};
+}
+
+Result<Bytes> read_all(int fd, std::size_t bytes_max, std::string_view what) {
+  struct stat status {};
+  std::size_t expected = 0;
+  if (::fstat(fd, &status) == 0 && S_ISREG(status.st_mode)) {
+    if (static_cast<std::uint64_t>(status.st_size) > bytes_max) {
+      return Error{Code::kOutOfRange, std::string(what) + ": more than " + std::to_string(bytes_max) + " bytes"};
+    }
+    expected = static_cast<std::size_t>(status.st_size);
+  }
+  Bytes bytes;
+  std::size_t filled = 0;
+  while (true) {
+    // One byte more than expected shows the end without growing the buffer.
+    if (filled == bytes.size()) bytes.resize(filled == 0 ? expected + 1 : std::max<std::size_t>(filled * 2, 4096));
+    const ssize_t done = ::read(fd, bytes.data() + filled, bytes.size() - filled);
+    if (done < 0) {
+      if (errno == EINTR) continue;
+      return errno_error(errno, what);
+    }
+    if (done == 0) break;
+    filled += static_cast<std::size_t>(done);
+    if (filled > bytes_max) {
+      return Error{Code::kOutOfRange, std::string(what) + ": more than " + std::to_string(bytes_max) + " bytes"};
+    }
+  }
+  bytes.resize(filled);
+  return bytes;
+}
+
+}  // namespace proa

@@ -249,6 +249,7 @@ class WorkerCalls {
   // kNotFound: the input is over or was forgotten; drop the lease.
   virtual Async<Result<control::Arguments>> fetch_arguments(LeaseId lease) = 0;
   // Finishes when the outputs are durable. Outputs of inputs that are over or leased anew are ignored.
+  // kUnavailable until the server has read the worker's Hello.
   virtual Async<Result<void>> put_outputs(WorkerId worker, std::vector<Output> outputs) = 0;
   // Finishes when the lines are safe.
   virtual Async<Result<void>> put_logs(WorkerId worker, std::vector<LogLine> lines) = 0;

@@ -447,7 +447,8 @@ void Scheduler::hello(WorkerLink& link, Hello hello) {
     forget_worker(id, EndReason::kLost);  // Its process is another one: nothing of the old one runs.
     found = workers_.end();
   }
-  if (found == workers_.end()) found = workers_.emplace(id, Worker{}).first;
+  const bool stranger = found == workers_.end();
+  if (stranger) found = workers_.emplace(id, Worker{}).first;
   Worker& worker = found->second;
   worker.id = id;
   worker.incarnation = hello.incarnation;
@@ -460,7 +461,7 @@ void Scheduler::hello(WorkerLink& link, Hello hello) {
   links_[&link] = id;
   log_.info("worker.joined", {{"worker", id.text()}, {"name", hello.name}, {"tasks", hello.tasks.size()}, {"inputs", hello.bound.size() + hello.unbound.size()}});
   adopt_tasks(worker, hello);
-  adopt_leases(worker, hello);
+  adopt_leases(worker, hello, stranger ? Leases::kUnknownHere : Leases::kKnownHere);
   if (worker_joined_) worker_joined_(id);
   if (recovering_) {
     expected_.erase(id);
@@ -509,13 +510,15 @@ void Scheduler::adopt_tasks(Worker& worker, const Hello& hello) {
   }
 }
 
-void Scheduler::adopt_leases(Worker& worker, const Hello& hello) {
+void Scheduler::adopt_leases(Worker& worker, const Hello& hello, Leases known) {
   std::unordered_map<InputId, std::uint32_t> said;
   const auto adopt = [&](const LeaseId& lease, TaskId task) {
     const InputState state = calls_.state(lease.input);
     const auto held = leases_.find(lease.input);
     const bool ours = held != leases_.end() && held->second.worker == worker.id && held->second.epoch == lease.epoch;
-    const bool free = held == leases_.end() && (state == InputState::kQueued || state == InputState::kWaiting);
+    // Leases of a worker that this server knows are all on its books: one that is not has ended since the
+    // Hello was written. Only what another server gave out is taken over.
+    const bool free = known == Leases::kUnknownHere && held == leases_.end() && (state == InputState::kQueued || state == InputState::kWaiting);
     if (!ours && !free) {
       Command command;
       command.cancel.push_back(lease);
@@ -712,21 +715,31 @@ Async<Result<control::Arguments>> Scheduler::fetch_arguments(LeaseId lease) {
 }
 
 Async<Result<void>> Scheduler::put_outputs(WorkerId worker, std::vector<Output> outputs) {
+  // What it holds must be on the books before what became of it.
+  if (!workers_.contains(worker)) co_return unavailable("the worker has not said hello yet");
   for (Output& output : outputs) {
-    const auto held = leases_.find(output.lease.input);
-    // Over, or leased anew since: what counts is told by the one that holds it now.
-    if (held == leases_.end() || held->second.worker != worker || held->second.epoch != output.lease.epoch) continue;
-    const FunctionId function = held->second.function;
-    if (held->second.task.empty()) held->second.task = output.task;
-    (void)drop_lease(output.lease.input);
+    const InputId input = output.lease.input;
+    const auto held = leases_.find(input);
+    const bool current = held != leases_.end() && held->second.worker == worker && held->second.epoch == output.lease.epoch;
+    const FunctionId function = calls_.function_of(input);
+    if (current) {
+      if (held->second.task.empty()) held->second.task = output.task;
+      (void)drop_lease(input);
+    } else {
+      // Over, or waiting, queued or leased anew since. A result is a result all the same, and spares another
+      // run; anything else is for the present holder to say.
+      const InputState state = calls_.state(input);
+      if (output.outcome.status != Status::kSuccess || state == InputState::kDone || state == InputState::kAbsent) continue;
+      if (state != InputState::kWaiting) withdraw(function, input);
+    }
     if (output.outcome.status == Status::kSuccess) pool(function).init_failures = 0;
     control::FinishedInput finished;
-    finished.input = output.lease.input;
+    finished.input = input;
     finished.outcome = std::move(output.outcome);
     finished.task = output.task;
     finished.started = output.started;
     finished.finished = output.finished;
-    finished.retry_count = calls_.retry_count(output.lease.input);
+    finished.retry_count = calls_.retry_count(input);
     calls_.finish(std::move(finished));
   }
   co_await ledger_.durable();

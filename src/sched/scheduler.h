@@ -189,7 +189,8 @@ class Scheduler final : public control::Dispatch, public control::AppListener, p
   void give_back(InputId input, control::Calls::Return how);
   void hello(WorkerLink& link, Hello hello);
   void adopt_tasks(Worker& worker, const Hello& hello);
-  void adopt_leases(Worker& worker, const Hello& hello);
+  enum class Leases { kKnownHere, kUnknownHere };
+  void adopt_leases(Worker& worker, const Hello& hello, Leases known);
   void task_report(Worker& worker, TaskReport report);
   void task_ended(Task& task, const TaskReport& report);
   void init_failed(FunctionId function, const TaskReport& report);

@@ -15,9 +15,11 @@
 #include <chrono>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/digest.h"
+#include "base/fd.h"
 #include "base/result.h"
 #include "rt/async.h"
 
@@ -43,25 +45,7 @@ struct SlotSpec {
   Network network = Network::kInternet;
 };
 
-// A descriptor that is closed with its owner.
-class OwnedFd {
- public:
-  OwnedFd() = default;
-  explicit OwnedFd(int fd) : fd_(fd) {}
-  OwnedFd(OwnedFd&& other) noexcept : fd_(other.release()) {}
-  OwnedFd& operator=(OwnedFd&& other) noexcept {
-    if (this != &other) reset(other.release());
-    return *this;
-  }
-  ~OwnedFd() { reset(-1); }
-  int get() const { return fd_; }
-  bool valid() const { return fd_ >= 0; }
-  int release();
-  void reset(int fd);
-
- private:
-  int fd_ = -1;
-};
+using proa::OwnedFd;
 
 // A prepared slot and its ends that the worker holds.
 struct Slot {

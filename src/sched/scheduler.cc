@@ -821,6 +821,15 @@ std::optional<TaskView> Scheduler::task(TaskId id) const {
   return std::nullopt;
 }
 
+std::vector<TaskId> Scheduler::tasks_running(CallId call) const {
+  std::vector<TaskId> out;
+  for (const auto& [id, task] : tasks_) {
+    const bool has = std::any_of(task.bound.begin(), task.bound.end(), [&](InputId input) { return input.call == call; });
+    if (has) out.push_back(id);
+  }
+  return out;
+}
+
 FunctionStats Scheduler::stats(FunctionId function) const {
   const auto found = pools_.find(function);
   if (found == pools_.end()) return {};

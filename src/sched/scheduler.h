@@ -116,6 +116,7 @@ class Scheduler final : public control::Dispatch, public control::AppListener, p
   // --- Questions and orders from the faces.
   std::vector<TaskView> tasks(AppId app) const;  // Live ones; of all apps if `app` is empty.
   std::optional<TaskView> task(TaskId id) const;  // Ended ones too, for a while.
+  std::vector<TaskId> tasks_running(CallId call) const;  // Those that have an input of the call, as far as is known here.
   FunctionStats stats(FunctionId function) const;
   // kNotFound if it is not live.
   Result<void> stop_task(TaskId id, StopHow how);

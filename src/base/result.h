@@ -110,9 +110,14 @@ Error errno_error(int err, std::string_view what);
   auto name = (__VA_ARGS__);                 \
   if (!name.ok()) ret std::move(name).error(); \
   decl = std::move(name).value()
-#define PROA_CHECK_TRY_IMPL_(name, ret, ...) \
-  auto name = (__VA_ARGS__);                 \
-  if (!name.ok()) ret std::move(name).error()
+// One statement, so that it may stand alone behind an if or a for; the switch keeps its else to itself.
+#define PROA_CHECK_TRY_IMPL_(name, ret, ...)         \
+  switch (0)                                         \
+  case 0:                                            \
+  default:                                           \
+    if (auto name = (__VA_ARGS__); name.ok()) {      \
+    } else                                           \
+      ret std::move(name).error()
 
 // PROA_TRY(auto x, f()) returns f's error from this function, or declares x.
 #define PROA_TRY(decl, ...) PROA_TRY_IMPL_(PROA_CAT(proa_try_, __COUNTER__), return, decl, __VA_ARGS__)

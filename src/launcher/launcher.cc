@@ -1,0 +1,675 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "launcher/launcher.h"
+
+#include <fcntl.h>
+#include <linux/mount.h>
+#include <linux/sched.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <list>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+
+#include "base/fd.h"
+#include "cas/tree.h"
+#include "launcher/cgroup.h"
+#include "launcher/container.h"
+#include "launcher/erofs.h"
+#include "launcher/export.h"
+#include "launcher/network.h"
+#include "launcher/protocol.h"
+#include "launcher/seccomp.h"
+
+namespace proa::launcher {
+namespace {
+
+constexpr std::uint32_t kSlotsMax = 2000;
+constexpr std::uint32_t kIdsPerSlot = 65'536;
+constexpr std::int32_t kPidsDefault = 4096;
+constexpr std::size_t kTreeBytesMax = 1ULL << 30;
+constexpr std::size_t kMountedTreesMax = 512;
+constexpr std::uint16_t kBlobPort = 7180;
+
+enum class State { kPreparing, kPrepared, kStarting, kRunning, kEnded };
+
+struct Slot {
+  std::uint64_t id = 0;
+  std::uint32_t index = 0;
+  State state = State::kPreparing;
+  pid_t pid = -1;
+  OwnedFd pidfd;
+  OwnedFd control;
+  OwnedFd blob_listener;
+  OwnedFd stdout_read;
+  OwnedFd stderr_read;
+  std::uint32_t ipv4 = 0;
+  bool networked = false;
+  std::uint64_t waiting_request = 0;  // The kPrepare or kStart that is not answered yet.
+  std::string cgroup;
+  Message exited;
+};
+
+std::string hex4(const std::string& text) {
+  std::uint32_t hash = 2166136261U;  // FNV-1a.
+  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 16777619U;
+  char out[8];
+  std::snprintf(out, sizeof out, "%04x", (hash ^ (hash >> 16U)) & 0xFFFFU);
+  return out;
+}
+
+Result<void> make_directory(const std::string& path, mode_t mode) {
+  if (mkdir(path.c_str(), mode) != 0 && errno != EEXIST) return errno_error(errno, "cannot make " + path);
+  return {};
+}
+
+Result<void> write_text(const std::string& path, const std::string& text) {
+  const OwnedFd fd(open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  if (!fd.valid() || write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) return errno_error(errno, "cannot write " + path);
+  return {};
+}
+
+Result<void> config_fd(int context, const char* key, int fd) {
+  if (syscall(SYS_fsconfig, context, FSCONFIG_SET_FD, key, nullptr, fd) != 0) return errno_error(errno, std::string("overlay ") + key);
+  return {};
+}
+Result<void> config_text(int context, const char* key, const char* value) {
+  if (syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, key, value, 0) != 0) return errno_error(errno, std::string("overlay ") + key);
+  return {};
+}
+
+class Launcher {
+ public:
+  Launcher(const LauncherOptions& options, Logger& log) : options_(options), log_(log), instance_(hex4(options.state_dir)) {}
+  ~Launcher();
+  Result<void> open();
+  void run();
+
+ private:
+  void clean_up_after_earlier();
+  bool read_request();
+  void handle(const Request& request, OwnedFd fd);
+  void hello(const Request& request);
+  void prepare(const Request& request);
+  Result<void> make_slot(Slot& slot, const Request& request);
+  void start(const Request& request, const OwnedFd& record);
+  Result<void> start_task(Slot& slot, const OwnedFd& record);
+  Result<OwnedFd> make_root(const Slot& slot, const std::vector<Digest>& trees);
+  Result<std::string> mounted_tree(const Digest& digest);
+  Result<Bytes> read_object(const Digest& digest);
+  void export_upper(const Request& request);
+  void usage(const Request& request, Slot& slot);
+  void remove(const Request& request);
+  void control_ready(Slot& slot);
+  void process_ended(Slot& slot);
+  void reply(const Request& request, const Result<void>& result);
+  void send(const Message& message, const int* fds = nullptr, std::size_t count = 0);
+  void release(Slot& slot);
+  void kill_everything();
+  std::uint32_t id_base(const Slot& slot) const { return options_.uid_base + slot.index * kIdsPerSlot; }
+  std::string slot_directory(const Slot& slot) const { return options_.state_dir + "/slots/" + std::to_string(slot.index); }
+
+  const LauncherOptions& options_;
+  Logger& log_;
+  std::string instance_;
+  Bytes filter_;
+  std::unique_ptr<Cgroups> cgroups_;
+  std::unique_ptr<Network> network_;
+  std::string less_;  // What this machine does not give, for the worker to show.
+  OwnedFd objects_;
+  std::map<std::uint64_t, std::unique_ptr<Slot>> slots_;
+  std::set<std::uint32_t> free_indices_;
+  std::uint32_t next_index_ = 0;
+  std::uint64_t next_slot_ = 1;
+  std::map<Digest, std::uint64_t> mounted_;  // Tree → when it was last used.
+  std::uint64_t uses_ = 0;
+  std::vector<pid_t> exporters_;
+  std::vector<std::string> graveyard_;  // Cgroups that still had processes when they were to go.
+};
+
+Launcher::~Launcher() { kill_everything(); }
+
+Result<void> Launcher::open() {
+  if (unshare(CLONE_NEWNS) != 0) return errno_error(errno, "cannot have a mount namespace of its own (is this root?)");
+  if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) return errno_error(errno, "cannot make the mounts private");
+  PROA_TRY(filter_, make_filter());
+  for (const char* name : {"slots", "meta", "mnt", "root"}) PROA_TRY_VOID(make_directory(options_.state_dir + "/" + name, 0711));
+  objects_ = OwnedFd(::open(options_.objects_dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!objects_.valid()) return errno_error(errno, "cannot open the objects at " + options_.objects_dir);
+  cgroups_ = find_cgroups(options_.cgroup_root, "proa-" + instance_);
+  if (!cgroups_) less_ += "no cgroups: limits on CPU, memory and processes do not hold. ";
+  clean_up_after_earlier();
+  auto network = Network::open({.instance = instance_, .allowed = options_.allowed_networks});
+  if (network.ok()) {
+    network_ = std::move(*network);
+  } else {
+    less_ += "containers have no network: " + network.error().message + ". ";
+  }
+  return {};
+}
+
+void Launcher::clean_up_after_earlier() {
+  std::error_code ignored;
+  if (cgroups_) {
+    for (int attempt = 0; attempt < 200; ++attempt) {
+      bool all_gone = true;
+      for (const std::string& name : cgroups_->list()) {
+        cgroups_->kill_all(name);
+        all_gone = cgroups_->remove(name) && all_gone;
+      }
+      if (all_gone) break;
+      usleep(10'000);
+    }
+  }
+  for (const auto& entry : std::filesystem::directory_iterator(options_.state_dir + "/slots", ignored)) std::filesystem::remove_all(entry.path(), ignored);
+}
+
+void Launcher::send(const Message& message, const int* fds, std::size_t count) {
+  (void)send_with_fds(options_.socket, &message, sizeof message, fds, count);
+}
+
+void Launcher::reply(const Request& request, const Result<void>& result) {
+  Message message;
+  message.id = request.id;
+  message.slot = request.slot;
+  if (!result.ok()) {
+    message.code = static_cast<std::int32_t>(result.error().code);
+    std::snprintf(message.text.data(), message.text.size(), "%s", result.error().message.c_str());
+  }
+  send(message);
+}
+
+bool Launcher::read_request() {
+  Request request;
+  int fds[kPassedFdsMax] = {-1, -1, -1, -1};
+  std::size_t count = kPassedFdsMax;
+  const ssize_t got = receive_with_fds(options_.socket, &request, sizeof request, fds, count);
+  OwnedFd first(count > 0 ? fds[0] : -1);
+  for (std::size_t i = 1; i < count; ++i) close(fds[i]);
+  if (got <= 0) return false;
+  if (got != sizeof request || request.version != kVersion) {
+    log_.warning("launcher.refused", {{"why", "a message that is no request of this version"}});
+    return true;
+  }
+  handle(request, std::move(first));
+  return true;
+}
+
+void Launcher::handle(const Request& request, OwnedFd fd) {
+  switch (request.op) {
+    case Op::kHello: return hello(request);
+    case Op::kPrepare: return prepare(request);
+    case Op::kStart: return start(request, fd);
+    case Op::kExport: return export_upper(request);
+    case Op::kRemove: return remove(request);
+    case Op::kSignal:
+    case Op::kKill:
+    case Op::kUsage: break;
+    default: return reply(request, invalid_argument("an operation that the launcher does not know"));
+  }
+  const auto found = slots_.find(request.slot);
+  if (found == slots_.end()) return reply(request, not_found("no such slot"));
+  Slot& slot = *found->second;
+  if (request.op == Op::kUsage) return usage(request, slot);
+  if (slot.state == State::kEnded) return reply(request, {});
+  if (request.op == Op::kKill) {
+    (void)syscall(SYS_pidfd_send_signal, slot.pidfd.get(), SIGKILL, nullptr, 0);
+    return reply(request, {});
+  }
+  if (request.signal < 1 || request.signal >= NSIG) return reply(request, invalid_argument("no such signal"));
+  (void)syscall(SYS_pidfd_send_signal, slot.pidfd.get(), request.signal, nullptr, 0);
+  reply(request, {});
+}
+
+void Launcher::hello(const Request& request) {
+  Message message;
+  message.id = request.id;
+  message.cgroups = cgroups_ ? static_cast<std::uint32_t>(cgroups_->version()) : 0;
+  message.network = network_ ? 1 : 0;
+  std::snprintf(message.text.data(), message.text.size(), "%s", less_.c_str());
+  send(message);
+}
+
+// --- Preparing --------------------------------------------------------------------------------------------
+
+void Launcher::prepare(const Request& request) {
+  if (slots_.size() >= kSlotsMax) return reply(request, resource_exhausted("all " + std::to_string(kSlotsMax) + " slots of this machine are in use"));
+  auto slot = std::make_unique<Slot>();
+  slot->id = next_slot_++;
+  if (free_indices_.empty()) {
+    slot->index = next_index_++;
+  } else {
+    slot->index = *free_indices_.begin();
+    free_indices_.erase(free_indices_.begin());
+  }
+  slot->waiting_request = request.id;
+  slot->cgroup = "s" + std::to_string(slot->id) + "-" + std::to_string(getpid());
+  const auto made = make_slot(*slot, request);
+  if (!made.ok()) {
+    release(*slot);
+    return reply(request, made);
+  }
+  slots_.emplace(slot->id, std::move(slot));
+}
+
+Result<void> Launcher::make_slot(Slot& slot, const Request& request) {
+  std::error_code ignored;
+  const std::string directory = slot_directory(slot);
+  std::filesystem::remove_all(directory, ignored);
+  PROA_TRY_VOID(make_directory(directory, 0711));
+  for (const char* name : {"/u", "/w"}) {
+    PROA_TRY_VOID(make_directory(directory + name, 0755));
+    if (chown((directory + name).c_str(), id_base(slot), id_base(slot)) != 0) return errno_error(errno, "cannot give away " + directory);
+  }
+  CgroupLimits limits{.cpu_milli_max = std::max<std::int64_t>(request.cpu_milli_max, 0), .cpu_milli_weight = std::max<std::int64_t>(request.cpu_milli_weight, 0),
+                      .memory_bytes_max = std::max<std::int64_t>(request.memory_bytes_max, 0), .pids_max = request.pids_max > 0 ? request.pids_max : kPidsDefault};
+  if (cgroups_) PROA_TRY_VOID(cgroups_->create(slot.cgroup, limits));
+
+  int control[2];
+  int out[2];
+  int err[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) != 0) return errno_error(errno, "socketpair");
+  slot.control = OwnedFd(control[0]);
+  const OwnedFd child_control(control[1]);
+  if (pipe2(out, O_CLOEXEC) != 0) return errno_error(errno, "pipe");
+  slot.stdout_read = OwnedFd(out[0]);
+  const OwnedFd stdout_write(out[1]);
+  if (pipe2(err, O_CLOEXEC) != 0) return errno_error(errno, "pipe");
+  slot.stderr_read = OwnedFd(err[0]);
+  const OwnedFd stderr_write(err[1]);
+
+  int pidfd = -1;
+  clone_args arguments{};
+  arguments.flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP | CLONE_PIDFD;
+  arguments.pidfd = reinterpret_cast<std::uint64_t>(&pidfd);
+  arguments.exit_signal = SIGCHLD;
+  const auto pid = static_cast<pid_t>(syscall(SYS_clone3, &arguments, sizeof arguments));
+  if (pid < 0) return errno_error(errno, "cannot make a container's process");
+  if (pid == 0) {
+    // Nothing of the launcher's may stay open in there.
+    const int keep[] = {child_control.get(), stdout_write.get(), stderr_write.get()};
+    int lowest = 3;
+    std::vector<int> sorted(std::begin(keep), std::end(keep));
+    std::sort(sorted.begin(), sorted.end());
+    for (const int fd : sorted) {
+      if (fd > lowest) close_range(static_cast<unsigned>(lowest), static_cast<unsigned>(fd - 1), 0);
+      lowest = fd + 1;
+    }
+    close_range(static_cast<unsigned>(lowest), ~0U, 0);
+    ContainerSetup setup;
+    setup.control = child_control.get();
+    setup.stdout_pipe = stdout_write.get();
+    setup.stderr_pipe = stderr_write.get();
+    setup.mount_point = options_.state_dir + "/root";
+    setup.seccomp_filter = &filter_;
+    setup.resolv_conf = network_ && request.network == 1 ? network_->resolv_conf() : "";
+    run_container(setup);
+  }
+  slot.pid = pid;
+  slot.pidfd = OwnedFd(pidfd);
+  const std::string process = "/proc/" + std::to_string(pid);
+  const std::string map = "0 " + std::to_string(id_base(slot)) + " " + std::to_string(kIdsPerSlot);
+  PROA_TRY_VOID(write_text(process + "/uid_map", map));
+  PROA_TRY_VOID(write_text(process + "/gid_map", map));
+  if (cgroups_) PROA_TRY_VOID(cgroups_->add(slot.cgroup, pid));
+  if (request.network == 1) {
+    if (!network_) return failed_precondition("this machine gives containers no network: " + less_);
+    PROA_TRY(slot.ipv4, network_->attach(slot.index, pid));
+    slot.networked = true;
+  } else {
+    PROA_TRY_VOID(loopback_up(pid));
+  }
+  PROA_TRY(const int listener, listen_inside(pid, kBlobPort));
+  slot.blob_listener = OwnedFd(listener);
+  if (!send_with_fds(slot.control.get(), "g", 1, nullptr, 0)) return internal_error("the container's process is gone");
+  return {};
+}
+
+// --- Starting ---------------------------------------------------------------------------------------------
+
+void Launcher::start(const Request& request, const OwnedFd& record) {
+  const auto found = slots_.find(request.slot);
+  if (found == slots_.end()) return reply(request, not_found("no such slot"));
+  Slot& slot = *found->second;
+  if (slot.state != State::kPrepared) return reply(request, failed_precondition("the slot has had its task, or its process is gone"));
+  slot.state = State::kStarting;
+  slot.waiting_request = request.id;
+  const auto started = start_task(slot, record);
+  if (!started.ok()) {
+    slot.waiting_request = 0;
+    reply(request, started);
+    (void)syscall(SYS_pidfd_send_signal, slot.pidfd.get(), SIGKILL, nullptr, 0);
+  }
+}
+
+Result<void> Launcher::start_task(Slot& slot, const OwnedFd& record) {
+  constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
+  struct stat about {};
+  if (!record.valid() || (fcntl(record.get(), F_GET_SEALS) & kSeals) != kSeals || fstat(record.get(), &about) != 0) {
+    return invalid_argument("a task comes in a sealed memfd");
+  }
+  if (about.st_size <= 0 || static_cast<std::size_t>(about.st_size) > kStartBytesMax) {
+    return invalid_argument("a task with its files has at most " + std::to_string(kStartBytesMax >> 20) + " MiB");
+  }
+  Bytes encoded(static_cast<std::size_t>(about.st_size), '\0');
+  for (std::size_t at = 0; at < encoded.size();) {
+    const ssize_t got = pread(record.get(), encoded.data() + at, encoded.size() - at, static_cast<off_t>(at));
+    if (got <= 0) return errno_error(errno, "cannot read the task");
+    at += static_cast<std::size_t>(got);
+  }
+  PROA_TRY(const StartRecord task, decode<StartRecord>(encoded));
+  PROA_TRY_VOID(check_start(task));
+  PROA_TRY(const OwnedFd root, make_root(slot, task.trees));
+  const int fds[2] = {root.get(), record.get()};
+  if (!send_with_fds(slot.control.get(), "s", 1, fds, 2)) return failed_precondition("the slot's process is gone");
+  return {};
+}
+
+Result<Bytes> Launcher::read_object(const Digest& digest) {
+  const std::string hex = digest.hex();
+  const std::string path = hex.substr(0, 2) + "/" + hex.substr(2);
+  const OwnedFd fd(openat(objects_.get(), path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  struct stat about {};
+  if (!fd.valid() || fstat(fd.get(), &about) != 0 || !S_ISREG(about.st_mode)) return not_found("the tree " + hex + " is not in the object store");
+  if (static_cast<std::size_t>(about.st_size) > kTreeBytesMax) return invalid_argument("the tree " + hex + " is too large");
+  Bytes bytes(static_cast<std::size_t>(about.st_size), '\0');
+  for (std::size_t at = 0; at < bytes.size();) {
+    const ssize_t got = pread(fd.get(), bytes.data() + at, bytes.size() - at, static_cast<off_t>(at));
+    if (got <= 0) return errno_error(errno, "cannot read the tree " + hex);
+    at += static_cast<std::size_t>(got);
+  }
+  if (sha256(bytes) != digest) return Error{Code::kDataLoss, "the object " + hex + " is not what its name says"};
+  return bytes;
+}
+
+// The tree as a mounted image, in this process's own mount namespace; made when it is first used.
+Result<std::string> Launcher::mounted_tree(const Digest& digest) {
+  const std::string hex = digest.hex();
+  const std::string mount_point = options_.state_dir + "/mnt/" + hex;
+  if (const auto found = mounted_.find(digest); found != mounted_.end()) {
+    found->second = ++uses_;
+    return mount_point;
+  }
+  const std::string image = options_.state_dir + "/meta/" + hex + ".erofs";
+  if (access(image.c_str(), F_OK) != 0) {
+    PROA_TRY(const Bytes encoded, read_object(digest));
+    PROA_TRY(const cas::Tree tree, cas::decode_tree(encoded));
+    PROA_TRY(const Bytes bytes, write_erofs(tree));
+    const std::string temporary = image + ".new";
+    const OwnedFd fd(::open(temporary.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600));
+    for (std::size_t at = 0; at < bytes.size();) {
+      const ssize_t put = write(fd.get(), bytes.data() + at, bytes.size() - at);
+      if (put <= 0) return errno_error(errno, "cannot write " + temporary);
+      at += static_cast<std::size_t>(put);
+    }
+    if (fsync(fd.get()) != 0 || rename(temporary.c_str(), image.c_str()) != 0) return errno_error(errno, "cannot keep " + image);
+  }
+  PROA_TRY_VOID(make_directory(mount_point, 0700));
+  const OwnedFd context(static_cast<int>(syscall(SYS_fsopen, "erofs", FSOPEN_CLOEXEC)));
+  if (!context.valid()) return errno_error(errno, "the kernel has no erofs");
+  if (syscall(SYS_fsconfig, context.get(), FSCONFIG_SET_STRING, "source", image.c_str(), 0) != 0 ||
+      syscall(SYS_fsconfig, context.get(), FSCONFIG_SET_FLAG, "ro", nullptr, 0) != 0 ||
+      syscall(SYS_fsconfig, context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) {
+    return errno_error(errno, "cannot mount the image of the tree " + hex);
+  }
+  const OwnedFd mounted(static_cast<int>(syscall(SYS_fsmount, context.get(), FSMOUNT_CLOEXEC, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV)));
+  if (!mounted.valid() || syscall(SYS_move_mount, mounted.get(), "", AT_FDCWD, mount_point.c_str(), MOVE_MOUNT_F_EMPTY_PATH) != 0) {
+    return errno_error(errno, "cannot mount the image of the tree " + hex);
+  }
+  if (mounted_.size() >= kMountedTreesMax) {
+    // The one not used for longest. Containers that still use it keep it alive.
+    const auto oldest = std::min_element(mounted_.begin(), mounted_.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+    umount2((options_.state_dir + "/mnt/" + oldest->first.hex()).c_str(), MNT_DETACH);
+    rmdir((options_.state_dir + "/mnt/" + oldest->first.hex()).c_str());
+    mounted_.erase(oldest);
+  }
+  mounted_.emplace(digest, ++uses_);
+  return mount_point;
+}
+
+Result<OwnedFd> Launcher::make_root(const Slot& slot, const std::vector<Digest>& trees) {
+  const OwnedFd user_namespace(::open(("/proc/" + std::to_string(slot.pid) + "/ns/user").c_str(), O_RDONLY | O_CLOEXEC));
+  if (!user_namespace.valid()) return errno_error(errno, "the slot's process is gone");
+  const OwnedFd context(static_cast<int>(syscall(SYS_fsopen, "overlay", FSOPEN_CLOEXEC)));
+  if (!context.valid()) return errno_error(errno, "the kernel has no overlay file system");
+  PROA_TRY_VOID(config_text(context.get(), "metacopy", "on"));
+  PROA_TRY_VOID(config_text(context.get(), "redirect_dir", "on"));
+  std::vector<OwnedFd> layers;
+  // The highest first.
+  for (auto tree = trees.rbegin(); tree != trees.rend(); ++tree) {
+    PROA_TRY(const std::string mount_point, mounted_tree(*tree));
+    OwnedFd layer(static_cast<int>(syscall(SYS_open_tree, AT_FDCWD, mount_point.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)));
+    if (!layer.valid()) return errno_error(errno, "cannot clone the mount of a tree");
+    mount_attr attributes{};
+    attributes.attr_set = MOUNT_ATTR_IDMAP;
+    attributes.userns_fd = static_cast<std::uint64_t>(user_namespace.get());
+    if (syscall(SYS_mount_setattr, layer.get(), "", AT_EMPTY_PATH, &attributes, sizeof attributes) != 0) return errno_error(errno, "cannot map the ids of a tree");
+    PROA_TRY_VOID(config_fd(context.get(), "lowerdir+", layer.get()));
+    layers.push_back(std::move(layer));
+  }
+  PROA_TRY_VOID(config_fd(context.get(), "datadir+", objects_.get()));
+  const std::string directory = slot_directory(slot);
+  const OwnedFd upper(::open((directory + "/u").c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
+  const OwnedFd work(::open((directory + "/w").c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
+  if (!upper.valid() || !work.valid()) return errno_error(errno, "cannot open the slot's directory");
+  PROA_TRY_VOID(config_fd(context.get(), "upperdir", upper.get()));
+  PROA_TRY_VOID(config_fd(context.get(), "workdir", work.get()));
+  if (syscall(SYS_fsconfig, context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) return errno_error(errno, "cannot lay the trees over one another");
+  OwnedFd root(static_cast<int>(syscall(SYS_fsmount, context.get(), FSMOUNT_CLOEXEC, MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID)));
+  if (!root.valid()) return errno_error(errno, "cannot mount the root");
+  return root;
+}
+
+// --- What containers say, and how they end ----------------------------------------------------------------
+
+void Launcher::control_ready(Slot& slot) {
+  ContainerReport report;
+  int fd = -1;
+  std::size_t count = 1;
+  const ssize_t got = receive_with_fds(slot.control.get(), &report, sizeof report, &fd, count);
+  const OwnedFd passed(count > 0 ? fd : -1);
+  if (got != sizeof report) {
+    slot.control.reset(-1);  // It has closed it, as it does once its program runs, or has died.
+    return;
+  }
+  report.text[sizeof report.text - 1] = '\0';
+  Message message;
+  message.id = slot.waiting_request;
+  message.slot = slot.id;
+  const bool answered = slot.waiting_request == 0;
+  slot.waiting_request = 0;
+  if (report.stage == ContainerReport::Stage::kPrepared && slot.state == State::kPreparing && passed.valid()) {
+    slot.state = State::kPrepared;
+    message.ipv4 = slot.ipv4;
+    const int fds[4] = {passed.get(), slot.blob_listener.get(), slot.stdout_read.get(), slot.stderr_read.get()};
+    send(message, fds, 4);
+    slot.blob_listener.reset(-1);
+    slot.stdout_read.reset(-1);
+    slot.stderr_read.reset(-1);
+    return;
+  }
+  if (report.stage == ContainerReport::Stage::kRunning && slot.state == State::kStarting) {
+    slot.state = State::kRunning;
+    if (!answered) send(message);
+    return;
+  }
+  message.code = static_cast<std::int32_t>(report.code == 0 ? static_cast<int>(Code::kInternal) : report.code);
+  std::snprintf(message.text.data(), message.text.size(), "%s", report.text);
+  if (!answered) send(message);
+}
+
+void Launcher::process_ended(Slot& slot) {
+  // What it said last is still to be read.
+  while (slot.control.valid()) {
+    pollfd ready{.fd = slot.control.get(), .events = POLLIN, .revents = 0};
+    if (poll(&ready, 1, 0) <= 0) break;
+    control_ready(slot);
+  }
+  int status = 0;
+  waitpid(slot.pid, &status, 0);
+  slot.pidfd.reset(-1);
+  if (slot.waiting_request != 0) {
+    Message failed;
+    failed.id = std::exchange(slot.waiting_request, 0);
+    failed.slot = slot.id;
+    failed.code = static_cast<std::int32_t>(Code::kFailedPrecondition);
+    std::snprintf(failed.text.data(), failed.text.size(), "the slot's process ended before it was ready");
+    send(failed);
+  }
+  slot.state = State::kEnded;
+  Message& exited = slot.exited;
+  exited.kind = MessageKind::kExited;
+  exited.slot = slot.id;
+  exited.exit_code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+  if (cgroups_) {
+    const CgroupUsage usage = cgroups_->usage(slot.cgroup);
+    exited.oom = usage.oom_kills > 0 ? 1 : 0;
+    exited.cpu_micros = usage.cpu_micros;
+    exited.memory_bytes_peak = usage.memory_bytes_peak;
+  }
+  send(exited);
+}
+
+void Launcher::usage(const Request& request, Slot& slot) {
+  Message message;
+  message.id = request.id;
+  message.slot = slot.id;
+  if (cgroups_) {
+    const CgroupUsage usage = cgroups_->usage(slot.cgroup);
+    message.cpu_micros = usage.cpu_micros;
+    message.memory_bytes = usage.memory_bytes;
+    message.memory_bytes_peak = usage.memory_bytes_peak;
+  }
+  send(message);
+}
+
+void Launcher::export_upper(const Request& request) {
+  const auto found = slots_.find(request.slot);
+  if (found == slots_.end()) return reply(request, not_found("no such slot"));
+  if (found->second->state != State::kEnded) return reply(request, failed_precondition("the container still runs"));
+  auto stream = start_export(slot_directory(*found->second) + "/u", id_base(*found->second), kIdsPerSlot, exporters_);
+  if (!stream.ok()) return reply(request, stream.error());
+  Message message;
+  message.id = request.id;
+  message.slot = request.slot;
+  const int fd = stream->get();
+  send(message, &fd, 1);
+}
+
+void Launcher::remove(const Request& request) {
+  const auto found = slots_.find(request.slot);
+  if (found != slots_.end()) {
+    Slot& slot = *found->second;
+    if (slot.state != State::kEnded && slot.pid > 0) {
+      (void)syscall(SYS_pidfd_send_signal, slot.pidfd.get(), SIGKILL, nullptr, 0);
+      process_ended(slot);
+    }
+    release(slot);
+    slots_.erase(found);
+  }
+  reply(request, {});
+}
+
+void Launcher::release(Slot& slot) {
+  if (slot.pid > 0 && slot.state != State::kEnded) {
+    kill(slot.pid, SIGKILL);
+    waitpid(slot.pid, nullptr, 0);
+  }
+  if (network_ && slot.networked) network_->detach(slot.index);
+  if (cgroups_ && !cgroups_->remove(slot.cgroup)) graveyard_.push_back(slot.cgroup);
+  std::erase_if(graveyard_, [this](const std::string& name) { return cgroups_->remove(name); });
+  std::error_code ignored;
+  std::filesystem::remove_all(slot_directory(slot), ignored);
+  free_indices_.insert(slot.index);
+}
+
+void Launcher::kill_everything() {
+  for (auto& [id, slot] : slots_) {
+    if (slot->state != State::kEnded) kill(slot->pid, SIGKILL);
+  }
+  for (auto& [id, slot] : slots_) release(*slot);
+  slots_.clear();
+}
+
+void Launcher::run() {
+  while (true) {
+    std::vector<pollfd> waits{{.fd = options_.socket, .events = POLLIN, .revents = 0}};
+    std::vector<std::pair<std::uint64_t, bool>> owners;  // Slot, and whether it is its control socket.
+    for (const auto& [id, slot] : slots_) {
+      if (slot->control.valid()) {
+        waits.push_back({.fd = slot->control.get(), .events = POLLIN, .revents = 0});
+        owners.emplace_back(id, true);
+      }
+      if (slot->pidfd.valid()) {
+        waits.push_back({.fd = slot->pidfd.get(), .events = POLLIN, .revents = 0});
+        owners.emplace_back(id, false);
+      }
+    }
+    if (poll(waits.data(), waits.size(), -1) < 0) {
+      if (errno == EINTR) continue;
+      return;
+    }
+    reap_exporters(exporters_);
+    for (std::size_t i = 1; i < waits.size(); ++i) {
+      if (waits[i].revents == 0) continue;
+      const auto found = slots_.find(owners[i - 1].first);
+      if (found == slots_.end()) continue;
+      if (owners[i - 1].second) {
+        if (found->second->control.valid()) control_ready(*found->second);
+      } else if (found->second->state != State::kEnded) {
+        process_ended(*found->second);
+      }
+    }
+    if (waits[0].revents != 0 && !read_request()) return;
+  }
+}
+
+}  // namespace
+
+Result<void> check_start(const StartRecord& record) {
+  const auto plain_name = [](const std::string& name) {
+    return !name.empty() && name.size() <= 255 && name != "." && name != ".." && name.find('/') == std::string::npos && name.find('\0') == std::string::npos;
+  };
+  const auto no_nul = [](const std::string& text) { return text.find('\0') == std::string::npos; };
+  if (record.trees.empty() || record.trees.size() > kTreesMax) return invalid_argument("a container has 1 to " + std::to_string(kTreesMax) + " trees");
+  if (record.argv.empty() || record.argv[0].empty()) return invalid_argument("a container needs a program to run");
+  if (record.argv.size() > kStringsMax || record.env.size() > kStringsMax) return invalid_argument("too many arguments or variables");
+  if (!std::all_of(record.argv.begin(), record.argv.end(), no_nul) || !std::all_of(record.env.begin(), record.env.end(), no_nul) ||
+      !no_nul(record.working_directory)) {
+    return invalid_argument("a NUL byte in an argument, a variable or the working directory");
+  }
+  if (!record.working_directory.empty() && record.working_directory.front() != '/') return invalid_argument("the working directory must be absolute");
+  if (record.uid >= kIdsPerSlot || record.gid >= kIdsPerSlot) return invalid_argument("user and group ids are below 65,536");
+  if (record.hostname.size() > 63) return invalid_argument("a host name has at most 63 characters");
+  for (const auto& [name, content] : record.files) {
+    if (!plain_name(name) || name == "api.sock" || name == "resolv.conf" || name == "hosts" || name == "hostname") {
+      return invalid_argument("'" + name + "' is no name for a private file");
+    }
+  }
+  return {};
+}
+
+Result<void> run_launcher(const LauncherOptions& options, Logger& log) {
+  Launcher launcher(options, log);
+  PROA_TRY_VOID(launcher.open());
+  launcher.run();
+  return {};
+}
+
+}  // namespace proa::launcher

@@ -32,9 +32,4 @@ struct ContainerReport {
 // Never returns.
 [[noreturn]] void run_container(const ContainerSetup& setup);
 
-// Sends one message of plain bytes with descriptors; receives one. False when the other end is gone.
-bool send_with_fds(int socket, const void* data, std::size_t size, const int* fds, std::size_t count);
-// `count` is how many descriptors there is room for, and afterwards how many came. -1 on failure, 0 at the end.
-ssize_t receive_with_fds(int socket, void* data, std::size_t size, int* fds, std::size_t& count);
-
 }  // namespace proa::launcher

@@ -34,6 +34,7 @@
 #include "launcher/erofs.h"
 #include "launcher/export.h"
 #include "launcher/network.h"
+#include "launcher/messages.h"
 #include "launcher/protocol.h"
 #include "launcher/seccomp.h"
 

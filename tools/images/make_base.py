@@ -91,6 +91,8 @@ assert not os.path.exists(lib + "/EXTERNALLY-MANAGED")
 assert not any("dist-packages" in path for path in sys.path), sys.path
 if sys.version_info < (3, 12):
     import warnings; warnings.simplefilter("ignore")
+    # The library's own distutils, not setuptools' copy, which a hook puts in its place.
+    sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "_distutils_hack"]
     import distutils.core, distutils.sysconfig, lib2to3
     from distutils.dist import Distribution
     assert distutils.sysconfig.get_python_lib() == lib + "/site-packages", (distutils.sysconfig.__file__, distutils.sysconfig.get_python_lib())

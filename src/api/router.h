@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Router: from a call's bytes to a typed handler and back.
+//
+// It owns what all methods share: who calls (credentials are checked on metadata, before anything is read),
+// whether the method is open to them, sizes, parsing, idempotency, waiting for what the core wrote to be
+// durable, and the mapping of an Error to a status. A handler is a translation and one call of the core.
+//
+// Methods are data: a table entry (rpc_table.h) for each says what it is; the router ends the process at the
+// start if a handler's types are not what the wire's descriptors say, or if table and handlers disagree.
+#pragma once
+
+#include <google/protobuf/message.h>
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "api/rpc_table.h"
+#include "base/id.h"
+#include "base/log.h"
+#include "base/result.h"
+#include "rpc/server.h"
+#include "rt/loop.h"
+
+namespace proa::api {
+
+// Who makes a call, as far as was checked.
+struct Caller {
+  enum class Kind : std::uint8_t { kNobody, kClient, kContainer };
+  Kind kind = Kind::kNobody;
+  std::string user;     // Of a client's token.
+  TokenId token;
+  TaskId task;          // Of a container.
+  std::string client_version;
+  std::string client_type;  // The wire's number, as text.
+  std::string host;         // What the caller calls this server, "host:port".
+  std::string idempotency_key;
+  // Said to the user, once for each text.
+  std::shared_ptr<std::set<std::string>> warnings = std::make_shared<std::set<std::string>>();
+
+  void warn(std::string text) const { warnings->insert(std::move(text)); }
+  // Keys what is remembered for this caller.
+  std::string identity() const { return kind == Kind::kContainer ? task.text() : kind == Kind::kClient ? token.text() : ""; }
+};
+
+// Says who calls, from the connection and the metadata alone.
+class Authenticator {
+ public:
+  virtual ~Authenticator() = default;
+  // kUnauthenticated if credentials are there and wrong, or missing where they are needed.
+  virtual Result<Caller> authenticate(const rpc::ServerCall& call, bool needed) = 0;
+};
+
+// A reply leaves only when everything that the core wrote before it is durable.
+class OutputGate {
+ public:
+  virtual ~OutputGate() = default;
+  virtual Async<> durable() = 0;
+};
+
+// What was answered to a key before. remember() is called in the same piece of loop work as the effect.
+class IdempotencyStore {
+ public:
+  virtual ~IdempotencyStore() = default;
+  virtual const Bytes* find(const std::string& identity, const std::string& method, const std::string& key) = 0;
+  virtual void remember(const std::string& identity, const std::string& method, const std::string& key, Bytes response) = 0;
+};
+
+template <class Message>
+class StreamWriter {
+ public:
+  explicit StreamWriter(rpc::ServerCall& call) : call_(&call) {}
+  // False when the peer has gone.
+  Async<bool> write(Message message) { return call_->write(message.SerializeAsString()); }
+
+ private:
+  rpc::ServerCall* call_;  // Outlives the handler.
+};
+
+struct MethodStats {
+  std::uint64_t calls = 0;
+  std::uint64_t failures = 0;
+};
+
+class Router final : public rpc::Handler {
+ public:
+  struct Parts {
+    Loop& loop;
+    Authenticator& authenticator;
+    OutputGate& gate;
+    IdempotencyStore& idempotency;
+    Logger& log;
+  };
+  explicit Router(Parts parts) : parts_(parts) {}
+
+  template <class Api, class Request, class Response>
+  void unary(const std::string& name, Api* api, Async<Result<Response>> (Api::*method)(Caller, Request)) {
+    check(name, Request::descriptor(), Response::descriptor(), Shape::kUnary);
+    Method bound;
+    bound.unary = [api, method](Caller caller, Bytes bytes) -> Async<Result<Bytes>> { return call_unary<Api, Request, Response>(api, method, std::move(caller), std::move(bytes)); };
+    bind(name, std::move(bound));
+  }
+  template <class Api, class Request, class Response>
+  void stream(const std::string& name, Api* api, Async<Result<void>> (Api::*method)(Caller, Request, StreamWriter<Response>)) {
+    check(name, Request::descriptor(), Response::descriptor(), Shape::kServerStream);
+    Method bound;
+    bound.stream = [api, method](Caller caller, Bytes bytes, rpc::ServerCall& call) -> Async<Result<void>> {
+      return call_stream<Api, Request, Response>(api, method, std::move(caller), std::move(bytes), call);
+    };
+    bind(name, std::move(bound));
+  }
+  // A service of our own, outside of the tables: gets its calls whole.
+  void service(const std::string& prefix, rpc::Handler& handler) { services_[prefix] = &handler; }
+
+  // Ends the process if a method that the table calls served has no handler.
+  void check_complete() const;
+
+  Async<Result<void>> handle(rpc::ServerCall& call) override;
+
+  const std::map<std::string, MethodStats>& stats() const { return stats_; }
+
+ private:
+  enum class Shape { kUnary, kServerStream };
+  struct Method {
+    std::function<Async<Result<Bytes>>(Caller, Bytes)> unary;
+    std::function<Async<Result<void>>(Caller, Bytes, rpc::ServerCall&)> stream;
+    const RpcEntry* entry = nullptr;
+  };
+
+  template <class Api, class Request, class Response>
+  static Async<Result<Bytes>> call_unary(Api* api, Async<Result<Response>> (Api::*method)(Caller, Request), Caller caller, Bytes bytes) {
+    Request request;
+    if (!request.ParseFromString(bytes)) co_return invalid_argument("the request is not a " + Request::descriptor()->full_name());
+    bytes.clear();
+    bytes.shrink_to_fit();
+    Result<Response> response = co_await (api->*method)(std::move(caller), std::move(request));
+    if (!response.ok()) co_return response.error();
+    co_return response->SerializeAsString();
+  }
+  template <class Api, class Request, class Response>
+  static Async<Result<void>> call_stream(Api* api, Async<Result<void>> (Api::*method)(Caller, Request, StreamWriter<Response>), Caller caller, Bytes bytes,
+                                         rpc::ServerCall& call) {
+    Request request;
+    if (!request.ParseFromString(bytes)) co_return invalid_argument("the request is not a " + Request::descriptor()->full_name());
+    co_return co_await (api->*method)(std::move(caller), std::move(request), StreamWriter<Response>(call));
+  }
+
+  void check(const std::string& name, const google::protobuf::Descriptor* request, const google::protobuf::Descriptor* response, Shape shape) const;
+  void bind(const std::string& name, Method method);
+  Async<Result<void>> serve_unary(rpc::ServerCall& call, const Method& method, Caller caller, Bytes request);
+  Async<Result<Bytes>> once(const Method& method, Caller caller, Bytes request);
+
+  Parts parts_;
+  std::map<std::string, Method> methods_;  // By full name.
+  std::map<std::string, rpc::Handler*> services_;
+  std::map<std::string, MethodStats> stats_;
+  // Calls with a key that are under way: a repeat waits for the first.
+  std::map<std::string, std::shared_ptr<Signal>> under_way_;
+};
+
+}  // namespace proa::api

@@ -239,6 +239,38 @@ struct LogLine {
   friend bool operator==(const LogLine&, const LogLine&) = default;
 };
 
+// The messages of the stream, /proa.worker.v1.Worker/Session: whatever is ready goes together.
+struct Commands {
+  std::vector<Command> commands;
+  static void fields(auto& visit, auto& self) { visit(1, self.commands); }
+  friend bool operator==(const Commands&, const Commands&) = default;
+};
+struct Reports {
+  std::vector<Report> reports;
+  static void fields(auto& visit, auto& self) { visit(1, self.reports); }
+  friend bool operator==(const Reports&, const Reports&) = default;
+};
+
+// The requests of the calls beside it: FetchTask, FetchArguments, PutOutputs, PutLogs of the same service.
+// Their answers are a TaskOrder, Arguments, and nothing.
+struct FetchTask {
+  TaskId task;
+  static void fields(auto& visit, auto& self) { visit(1, self.task); }
+  friend bool operator==(const FetchTask&, const FetchTask&) = default;
+};
+struct PutOutputs {
+  WorkerId worker;
+  std::vector<Output> outputs;
+  static void fields(auto& visit, auto& self) { visit(1, self.worker), visit(2, self.outputs); }
+  friend bool operator==(const PutOutputs&, const PutOutputs&) = default;
+};
+struct PutLogs {
+  WorkerId worker;
+  std::vector<LogLine> lines;
+  static void fields(auto& visit, auto& self) { visit(1, self.worker), visit(2, self.lines); }
+  friend bool operator==(const PutLogs&, const PutLogs&) = default;
+};
+
 // What a worker asks of its server, each a call of its own. kUnavailable means: again, later; the worker
 // repeats until it is answered otherwise.
 class WorkerCalls {

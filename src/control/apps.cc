@@ -635,6 +635,7 @@ void Apps::forget(AppId app) {
   apps_.erase(app);
   stopped_.erase(app);
   ledger_.erase(Table::kApp, key_of(app));
+  for (AppListener* listener : listeners_) listener->app_erased(app);
 }
 
 // --- Variants and lookups -----------------------------------------------------------------------------------

@@ -148,8 +148,10 @@ class AppListener {
   virtual void app_stopping(AppId app) = 0;
   // The app is kStopped: nothing of it runs any more.
   virtual void app_stopped(AppId app) { (void)app; }
-  // The app is not known any more: what belongs to it alone may go.
+  // The app stopped long ago: its code was forgotten, and what belongs to it alone may go.
   virtual void app_forgotten(AppId app) { (void)app; }
+  // The app is not known any more.
+  virtual void app_erased(AppId app) { (void)app; }
 };
 
 // What a face makes of a base's spec when a variant has options of its own.

@@ -2,204 +2,233 @@
 #include "rpc/client.h"
 
 #include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/security/credentials.h>
-#include <grpcpp/support/client_callback.h>
 
 #include <coroutine>
-#include <utility>
 
+#include "base/check.h"
 #include "rpc/grpc_bytes.h"
 
 namespace proa::rpc {
 namespace client_detail {
+
+struct ChannelState {
+  ChannelState(Loop& on, const std::shared_ptr<grpc::Channel>& over) : loop(on), channel(over), stub(over) {}
+  Loop& loop;
+  std::shared_ptr<grpc::Channel> channel;
+  grpc::GenericStub stub;
+};
+
 namespace {
 
-constexpr int kMessageBytesMax = 128 << 20;
-
-Metadata trailers_of(const grpc::ClientContext& context) {
-  Metadata out;
-  for (const auto& [name, value] : context.GetServerTrailingMetadata()) {
-    out.emplace_back(std::string(name.data(), name.size()), std::string(value.data(), value.size()));
-  }
-  return out;
+void apply(grpc::ClientContext& context, const CallOptions& options) {
+  for (const auto& [name, value] : options.metadata) context.AddMetadata(name, value);
+  if (options.deadline != kNever) context.set_deadline(std::chrono::system_clock::time_point(options.deadline));
+  context.set_wait_for_ready(options.unreachable == CallOptions::Unreachable::kWait);
+  // Nobody here reads compressed messages.
+  context.set_compression_algorithm(GRPC_COMPRESS_NONE);
 }
 
+// gRPC tells of bytes it was given in a header; only what was asked for goes on.
 Ending ending_of(const grpc::Status& status, const grpc::ClientContext& context) {
   Ending ending;
   if (!status.ok()) ending.status = from_status(status);
-  ending.trailers = trailers_of(context);
   ending.status_details = status.error_details();
+  for (const auto& [name, value] : context.GetServerTrailingMetadata()) {
+    const std::string key(name.data(), name.size());
+    if (key == "grpc-status-details-bin") continue;
+    ending.trailers.emplace_back(key, std::string(value.data(), value.size()));
+  }
   return ending;
 }
 
-void prepare(grpc::ClientContext& context, const CallOptions& options) {
-  for (const auto& [name, value] : options.metadata) context.AddMetadata(name, value);
-  if (options.deadline != kNever) context.set_deadline(std::chrono::time_point_cast<std::chrono::system_clock::duration>(options.deadline));
-  context.set_wait_for_ready(options.unreachable == CallOptions::Unreachable::kWait);
-}
-
-}  // namespace
-
-struct ChannelState {
-  explicit ChannelState(Loop& on) : loop(on) {}
-  Loop& loop;
-  std::shared_ptr<grpc::Channel> channel;
-  std::unique_ptr<grpc::GenericStub> stub;
-};
-
-// A unary call outlives its waiter: gRPC writes into it until it is done, cancelled or not.
-struct UnaryState {
-  grpc::ClientContext context;
-  grpc::ByteBuffer request;
-  grpc::ByteBuffer response;
-};
-
-// Cancels the call if its waiter goes first.
-struct CancelGuard {
-  std::shared_ptr<UnaryState> state;
-  bool done = false;
-  ~CancelGuard() {
-    if (!done) state->context.TryCancel();
+// Waits for one posted event; takes its handle back when the coroutine goes first.
+struct Waiter {
+  std::coroutine_handle<>& place;
+  bool armed = false;
+  bool await_ready() const noexcept { return false; }
+  void await_suspend(std::coroutine_handle<> waiter) noexcept {
+    place = waiter;
+    armed = true;
+  }
+  void await_resume() noexcept { armed = false; }
+  ~Waiter() {
+    if (armed) place = nullptr;
   }
 };
 
-// A stream between gRPC's threads and the loop. It holds itself until OnDone; on the loop everything else.
-class StreamReactor final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>, public std::enable_shared_from_this<StreamReactor> {
+struct UnaryCall {
+  grpc::ClientContext context;
+  grpc::ByteBuffer request;
+  grpc::ByteBuffer response;
+  UnaryReply reply;
+  std::coroutine_handle<> waiter;
+  bool done = false;
+};
+
+struct CancelGuard {
+  UnaryCall& call;
+  ~CancelGuard() {
+    if (!call.done) call.context.TryCancel();
+  }
+};
+
+}  // namespace
+
+// Belongs to its Stream and, until OnDone, to gRPC as well. Members without a remark are used on the loop only.
+class StreamReactor final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
+                            public std::enable_shared_from_this<StreamReactor> {
  public:
-  explicit StreamReactor(std::shared_ptr<ChannelState> channel) : channel_(std::move(channel)), changed_(channel_->loop) {}
+  explicit StreamReactor(std::shared_ptr<ChannelState> channel) : channel_(std::move(channel)) {}
 
   void start(const std::string& method, const CallOptions& options) {
-    prepare(context_, options);
+    apply(context_, options);
     self_ = shared_from_this();
-    channel_->stub->PrepareBidiStreamingCall(&context_, method, grpc::StubOptions(), this);
-    // Reads and writes start from the loop, outside of reactions.
+    channel_->stub.PrepareBidiStreamingCall(&context_, method, grpc::StubOptions(), this);
+    // Reads and writes are started by the loop, and gRPC must not end the call between them.
     AddHold();
+    held_ = true;
     StartCall();
   }
 
   Async<std::optional<Bytes>> read() {
-    if (done_) co_return std::nullopt;
-    if (!reading_) {
-      reading_ = true;
+    PROA_CHECK(!reader_);
+    if (!held_) co_return std::nullopt;
+    if (!read_pending_) {
+      read_pending_ = true;
       StartRead(&read_buffer_);
     }
-    while (reading_) co_await changed_.wait();
-    co_return std::exchange(read_, std::nullopt);
+    co_await Waiter{reader_};
+    if (!read_ok_) {
+      release();
+      co_return std::nullopt;
+    }
+    co_return std::move(incoming_);
   }
 
   Async<bool> write(Bytes message) {
-    if (done_ || half_closed_) co_return false;
-    while (writing_) co_await changed_.wait();
-    if (done_) co_return false;
-    writing_ = true;
+    PROA_CHECK(!write_pending_ && !writes_done_);
+    if (!held_) co_return false;
+    write_pending_ = true;
     write_buffer_ = to_buffer(std::move(message));
     StartWrite(&write_buffer_);
-    while (writing_) co_await changed_.wait();
-    co_return wrote_;
+    co_await Waiter{writer_};
+    co_return write_ok_;
   }
 
   void writes_done() {
-    if (done_ || std::exchange(half_closed_, true)) return;
+    if (!held_ || std::exchange(writes_done_, true)) return;
     StartWritesDone();
   }
 
   Async<Ending> ended() {
-    release();
     while (!done_) {
-      if (!reading_) {
-        reading_ = true;
-        StartRead(&read_buffer_);
+      if (held_) {
+        // What is left is read and dropped: the status comes after it.
+        if (!co_await read()) continue;
+      } else {
+        co_await Waiter{ender_};
       }
-      co_await changed_.wait();
     }
-    co_return *ending_;
+    co_return ending_;
   }
 
-  void abandon() {
-    context_.TryCancel();
-    release();
+  // No more operations by us; once those under way are over, gRPC reports the status.
+  void release() {
+    if (std::exchange(held_, false)) RemoveHold();
+  }
+
+  void cancel() {
+    if (!done_) context_.TryCancel();
   }
 
   void OnReadDone(bool ok) override {
-    auto bytes = ok ? std::make_shared<Bytes>(from_buffer(read_buffer_)) : nullptr;
-    channel_->loop.post([self = shared_from_this(), bytes] {
-      self->reading_ = false;
-      self->read_.reset();
-      if (bytes) self->read_ = std::move(*bytes);
-      if (!bytes) self->release();
-      self->changed_.notify();
+    if (ok) {
+      incoming_ = from_buffer(read_buffer_);
+      read_buffer_.Clear();
+    }
+    channel_->loop.post([self = shared_from_this(), ok] {
+      self->read_pending_ = false;
+      self->read_ok_ = ok;
+      if (const auto waiting = std::exchange(self->reader_, nullptr)) waiting.resume();
     });
   }
+
   void OnWriteDone(bool ok) override {
     channel_->loop.post([self = shared_from_this(), ok] {
-      self->writing_ = false;
-      self->wrote_ = ok;
-      self->changed_.notify();
+      self->write_pending_ = false;
+      self->write_ok_ = ok;
+      if (const auto waiting = std::exchange(self->writer_, nullptr)) waiting.resume();
     });
   }
+
   void OnDone(const grpc::Status& status) override {
-    // gRPC lets go of this object when OnDone returns; the posted work has its own hold.
-    channel_->loop.post([self = std::exchange(self_, nullptr), status] {
+    ending_ = ending_of(status, context_);
+    channel_->loop.post([self = std::move(self_)] {
       self->done_ = true;
-      self->reading_ = self->writing_ = false;
-      self->wrote_ = false;
-      self->ending_ = ending_of(status, self->context_);
-      self->changed_.notify();
+      if (const auto waiting = std::exchange(self->ender_, nullptr)) waiting.resume();
     });
   }
 
  private:
-  void release() {
-    if (!std::exchange(released_, true)) RemoveHold();
-  }
-
   std::shared_ptr<ChannelState> channel_;
-  std::shared_ptr<StreamReactor> self_;
   grpc::ClientContext context_;
+  std::shared_ptr<StreamReactor> self_;  // Until OnDone.
+  bool held_ = false;
   grpc::ByteBuffer read_buffer_;
   grpc::ByteBuffer write_buffer_;
-  std::optional<Bytes> read_;
-  bool reading_ = false;
-  bool writing_ = false;
-  bool wrote_ = false;
-  bool half_closed_ = false;
-  bool released_ = false;
+  Bytes incoming_;  // Filled by gRPC's thread before it posts.
+  Ending ending_;   // The same.
+  std::coroutine_handle<> reader_;
+  bool read_pending_ = false;
+  bool read_ok_ = false;
+  std::coroutine_handle<> writer_;
+  bool write_pending_ = false;
+  bool write_ok_ = false;
+  bool writes_done_ = false;
+  std::coroutine_handle<> ender_;
   bool done_ = false;
-  std::optional<Ending> ending_;
-  Signal changed_;
 };
 
 }  // namespace client_detail
 
-using client_detail::ChannelState;
-using client_detail::UnaryState;
-
-Stream::~Stream() { reactor_->abandon(); }
-// Copies of the pointer live in the coroutines, so that a Stream may go while one of them is suspended.
+Stream::~Stream() {
+  reactor_->cancel();
+  reactor_->release();
+}
 Async<std::optional<Bytes>> Stream::read() { return reactor_->read(); }
 Async<bool> Stream::write(Bytes message) { return reactor_->write(std::move(message)); }
 void Stream::writes_done() { reactor_->writes_done(); }
 Async<Ending> Stream::ended() { return reactor_->ended(); }
-void Stream::cancel() { reactor_->abandon(); }
+void Stream::cancel() { reactor_->cancel(); }
 
 Result<std::unique_ptr<Client>> Client::create(Loop& loop, ClientOptions options) {
-  if (options.address.empty()) return invalid_argument("the address of a server is missing");
-  auto state = std::make_shared<ChannelState>(loop);
+  if (!options.address.starts_with("unix:") && options.address.rfind(':') == std::string::npos) {
+    return invalid_argument("\"" + options.address + "\" is no address: host:port or unix:/path is wanted");
+  }
+  const auto milliseconds = [](Duration duration) {
+    return static_cast<int>(std::chrono::duration_cast<std::chrono::milliseconds>(duration).count());
+  };
   grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(client_detail::kMessageBytesMax);
-  arguments.SetMaxSendMessageSize(client_detail::kMessageBytesMax);
-  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 20);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 20);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, static_cast<int>(options.reconnect_delay_max.count() / 1000));
-  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 16 << 20);
-  // A server that was away must not be remembered as such by another channel of the process.
+  arguments.SetMaxReceiveMessageSize(-1);
+  arguments.SetMaxSendMessageSize(-1);
+  // Proxies in the environment are for the internet, not for our own machines.
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  // Each client its own connection, so that big messages do not stand in the way of small ones.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  if (options.keepalive_time.count() > 0 && !options.address.starts_with("unix:")) {
-    arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, static_cast<int>(options.keepalive_time.count() / 1000));
-    arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, static_cast<int>(options.keepalive_timeout.count() / 1000));
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000);  // How long one attempt to connect may take.
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, milliseconds(options.reconnect_delay_max));
+  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 4 << 20);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, 1 << 20);
+  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
+  if (options.keepalive_time > Duration(0)) {
+    arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, milliseconds(options.keepalive_time));
+    arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, milliseconds(options.keepalive_timeout));
+    arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
     arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   }
   std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials();
@@ -209,35 +238,49 @@ Result<std::unique_ptr<Client>> Client::create(Loop& loop, ClientOptions options
     credentials = grpc::SslCredentials(ssl);
     if (!options.tls->server_name.empty()) arguments.SetSslTargetNameOverride(options.tls->server_name);
   }
-  state->channel = grpc::CreateCustomChannel(options.address, credentials, arguments);
-  state->stub = std::make_unique<grpc::GenericStub>(state->channel);
-  return std::unique_ptr<Client>(new Client(std::move(state)));
+  const auto channel = grpc::CreateCustomChannel(options.address, credentials, arguments);
+  if (!channel) return invalid_argument("\"" + options.address + "\" is no address gRPC can use");
+  return std::unique_ptr<Client>(new Client(std::make_shared<client_detail::ChannelState>(loop, channel)));
 }
 
 Client::~Client() = default;
 
-Async<UnaryReply> Client::unary_with_trailers(std::string method, Bytes request, CallOptions options) {
-  const std::shared_ptr<ChannelState> channel = state_;
-  client_detail::CancelGuard guard{std::make_shared<UnaryState>()};
-  const std::shared_ptr<UnaryState> call = guard.state;
-  client_detail::prepare(call->context, options);
+namespace {
+
+// Not a member, so that it holds the channel by itself.
+Async<UnaryReply> call_unary(std::shared_ptr<client_detail::ChannelState> channel, std::string method, Bytes request,
+                             CallOptions options) {
+  auto call = std::make_shared<client_detail::UnaryCall>();
+  client_detail::apply(call->context, options);
   call->request = to_buffer(std::move(request));
-  UnaryReply reply = co_await suspend<UnaryReply>(channel->loop, [&](Resumer<UnaryReply> resume) {
-    channel->stub->UnaryCall(&call->context, method, grpc::StubOptions(), &call->request, &call->response, [channel, call, resume](const grpc::Status& status) {
-      auto got = std::make_shared<UnaryReply>();
-      got->ending = client_detail::ending_of(status, call->context);
-      if (status.ok()) got->message = from_buffer(call->response);
-      channel->loop.post([resume, got] { resume(std::move(*got)); });
-    });
-  });
-  guard.done = true;
-  co_return reply;
+  channel->stub.UnaryCall(&call->context, method, grpc::StubOptions(), &call->request, &call->response,
+                          [call, channel](const grpc::Status& status) {
+                            call->reply.ending = client_detail::ending_of(status, call->context);
+                            if (status.ok()) call->reply.message = from_buffer(call->response);
+                            channel->loop.post([call] {
+                              call->done = true;
+                              if (const auto waiting = std::exchange(call->waiter, nullptr)) waiting.resume();
+                            });
+                          });
+  const client_detail::CancelGuard guard{*call};
+  co_await client_detail::Waiter{call->waiter};
+  co_return std::move(call->reply);
+}
+
+Async<Result<Bytes>> message_of(Async<UnaryReply> reply) {
+  UnaryReply got = co_await std::move(reply);
+  if (!got.ending.status.ok()) co_return std::move(got.ending.status).error();
+  co_return std::move(got.message);
+}
+
+}  // namespace
+
+Async<UnaryReply> Client::unary_with_trailers(std::string method, Bytes request, CallOptions options) {
+  return call_unary(state_, std::move(method), std::move(request), std::move(options));
 }
 
 Async<Result<Bytes>> Client::unary(std::string method, Bytes request, CallOptions options) {
-  UnaryReply reply = co_await unary_with_trailers(std::move(method), std::move(request), std::move(options));
-  if (!reply.ending.status.ok()) co_return reply.ending.status.error();
-  co_return std::move(reply.message);
+  return message_of(call_unary(state_, std::move(method), std::move(request), std::move(options)));
 }
 
 std::unique_ptr<Stream> Client::stream(std::string method, CallOptions options) {

@@ -22,8 +22,7 @@ inline grpc::ByteBuffer to_buffer(Bytes bytes) {
     return {&slice, 1};
   }
   auto* held = new Bytes(std::move(bytes));
-  grpc::Slice slice(
-      held->data(), held->size(), [](void* pointer) { delete static_cast<Bytes*>(pointer); }, held);
+  grpc::Slice slice(held->data(), held->size(), [](void* pointer) { delete static_cast<Bytes*>(pointer); }, held);
   return {&slice, 1};
 }
 

@@ -88,6 +88,7 @@ struct CallState : std::enable_shared_from_this<CallState> {
   std::coroutine_handle<> reader;
   bool read_pending = false;
   bool read_ok = false;
+  bool unread = false;  // A read is over that nobody waited for any more.
   bool at_end = false;  // The peer has sent all.
   std::coroutine_handle<> writer;
   bool write_pending = false;
@@ -237,14 +238,15 @@ void CallState::finish(Result<void> result) {
   const Error& error = result.error();
   // An error without a code would read as success.
   const Code code = error.code == Code::kOk ? Code::kUnknown : error.code;
-  reactor->Finish(grpc::Status(static_cast<grpc::StatusCode>(code), error.message.substr(0, kMessageBytesMax),
-                               status_details));
+  reactor->Finish(
+      grpc::Status(static_cast<grpc::StatusCode>(code), error.message.substr(0, kMessageBytesMax), status_details));
 }
 
 void CallState::read_done(bool ok) {
   read_pending = false;
   read_ok = ok;
   if (!ok) at_end = true;
+  unread = true;
   if (const auto waiting = std::exchange(reader, nullptr)) waiting.resume();
 }
 
@@ -317,7 +319,7 @@ void ServerState::sweep() {
   for (std::size_t number = 0; number < slots.size(); ++number) {
     Slot& slot = slots[number];
     if (!slot.open) continue;
-    struct stat status {};
+    struct stat status{};
     slot.open = ::fstat(static_cast<int>(number), &status) == 0 && status.st_ino == slot.inode;
     if (!slot.open) continue;
     ++open_count;
@@ -367,7 +369,7 @@ Result<void> ServerState::add_connection(int fd, ConnectionInfo info) {
       return resource_exhausted("no descriptor is left for a connection from " + info.address);
     }
     Slot& slot = slots[static_cast<std::size_t>(number)];
-    struct stat status {};
+    struct stat status{};
     ::fstat(number, &status);
     slot = Slot{status.st_ino, true, now, std::make_shared<const ConnectionInfo>(std::move(info))};
     ++open_count;
@@ -456,27 +458,29 @@ Async<Result<std::optional<Bytes>>> ServerCall::read(Duration patience) {
   CallState& state = state_;
   PROA_CHECK(!state.reader);
   if (state.at_end) co_return std::optional<Bytes>();
-  if (state.budget) {
+  if (state.budget && !state.unread) {
     co_await state.budget->room();
     state.budget->take(server_detail::kPendingReadBytes);
     state.budget_used += server_detail::kPendingReadBytes;
   }
-  if (!state.read_pending) {
+  if (!state.read_pending && !state.unread) {
     state.read_pending = true;
     state.reactor->start_read();
   }
-  TimerGuard guard{state.server.loop};
-  if (patience != Duration::max()) {
-    guard.timer = state.server.loop.at(state.server.loop.now() + patience, [&state] {
-      if (const auto waiting = std::exchange(state.reader, nullptr)) waiting.resume();
-    });
+  if (!state.unread) {
+    TimerGuard guard{state.server.loop};
+    if (patience != Duration::max()) {
+      guard.timer = state.server.loop.at(state.server.loop.now() + patience, [&state] {
+        if (const auto waiting = std::exchange(state.reader, nullptr)) waiting.resume();
+      });
+    }
+    co_await Waiter{state.reader};
+    if (state.budget) {
+      state.budget->give(server_detail::kPendingReadBytes);
+      state.budget_used -= server_detail::kPendingReadBytes;
+    }
   }
-  co_await Waiter{state.reader};
-  if (state.budget) {
-    state.budget->give(server_detail::kPendingReadBytes);
-    state.budget_used -= server_detail::kPendingReadBytes;
-  }
-  if (state.read_pending) co_return deadline_exceeded("the request's message did not arrive in time");
+  if (!std::exchange(state.unread, false)) co_return deadline_exceeded("the request's message did not arrive in time");
   if (!state.read_ok) co_return std::optional<Bytes>();
   Bytes message = std::move(state.incoming);
   state.incoming = Bytes();
@@ -547,9 +551,7 @@ Result<std::unique_ptr<Server>> Server::create(Loop& loop, Handler& handler, Ser
 
 Server::~Server() { state_->stop(); }
 
-Result<void> Server::add_connection(int fd, ConnectionInfo info) {
-  return state_->add_connection(fd, std::move(info));
-}
+Result<void> Server::add_connection(int fd, ConnectionInfo info) { return state_->add_connection(fd, std::move(info)); }
 
 const ServerProbe& Server::probe() const { return state_->probe; }
 

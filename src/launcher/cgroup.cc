@@ -122,6 +122,9 @@ class CgroupsV1 final : public Cgroups {
   }
 
   std::vector<std::string> list() override { return directories_in(root_ + "/pids/" + group_); }
+  void close() override {
+    for (const char* controller : kControllers) rmdir((root_ + "/" + controller + "/" + group_).c_str());
+  }
 
  private:
   static constexpr const char* kControllers[] = {"cpu", "cpuacct", "memory", "pids"};
@@ -176,6 +179,7 @@ class CgroupsV2 final : public Cgroups {
   }
   bool remove(const std::string& name) override { return rmdir(path(name).c_str()) == 0 || errno == ENOENT; }
   std::vector<std::string> list() override { return directories_in(root_); }
+  void close() override { rmdir(root_.c_str()); }
 
  private:
   std::string path(const std::string& name) const { return root_ + "/" + name; }

@@ -44,6 +44,8 @@ class Cgroups {
   virtual bool remove(const std::string& name) = 0;
   // Names under ours, as an earlier launcher left them.
   virtual std::vector<std::string> list() = 0;
+  // Takes away what all of them were in; does nothing while one is left.
+  virtual void close() = 0;
 };
 
 // `group` is the name under which all ours are, one for each data directory.

@@ -67,10 +67,11 @@ class Container {
   void mount_devices();
   void hide();
   void write_files();
-  void bind_file(const std::string& name, const char* target);
+  static void bind_file(const std::string& name, const char* target);
   [[noreturn]] void become_init();
   [[noreturn]] void exec_program(int status_pipe);
   void restrict_self();
+  void restrict_init();
 
   const ContainerSetup& setup_;
   StartRecord task_;
@@ -120,6 +121,8 @@ void Container::wait_for_ids() {
   std::size_t none = 0;
   if (receive_with_fds(setup_.control, &go, 1, nullptr, none) != 1) _exit(0);
   need(setgroups(0, nullptr) == 0 && setresgid(0, 0, 0) == 0 && setresuid(0, 0, 0) == 0, "cannot become the container's root");
+  // Only now that the launcher has put this process into its cgroup: what is its own becomes the root that it sees.
+  need(unshare(CLONE_NEWCGROUP) == 0, "cannot have a cgroup namespace");
   prctl(PR_SET_PDEATHSIG, SIGKILL);  // A change of ids clears it.
   prctl(PR_SET_DUMPABLE, 0);
 }
@@ -174,8 +177,12 @@ void Container::wait_for_task() {
 }
 
 void Container::enter_root() {
-  need(move_mount(root_, setup_.mount_point.c_str()) == 0, "cannot mount the root");
-  need(chdir(setup_.mount_point.c_str()) == 0, "cannot enter the root");
+  // Any directory will do, but the ways to most are closed to this process, which is nobody on the host.
+  int there = -1;
+  for (const char* place : {"/tmp", "/mnt", "/run", "/var"}) {
+    if ((there = move_mount(root_, place)) == 0 && (there = chdir(place)) == 0) break;
+  }
+  need(there == 0, "cannot mount the root");
   need(syscall(SYS_pivot_root, ".", ".") == 0, "cannot make it the root");
   // From here on "/" is the container's and "." the host's, until it is let go of.
   if (!task_.hostname.empty()) (void)sethostname(task_.hostname.c_str(), task_.hostname.size());
@@ -215,10 +222,15 @@ void Container::mount_devices() {
   (void)symlink("/proc/self/fd/2", "/dev/stderr");
 }
 
+// Over what the image has there. A link that leads nowhere, as images of systems with a resolver daemon have
+// it, gives way to a file.
 void Container::bind_file(const std::string& name, const char* target) {
   const std::string source = std::string(kPrivate) + "/" + name;
-  const int fd = open(target, O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
-  if (fd < 0) return;  // An image without /etc does not want it.
+  if (mount(source.c_str(), target, nullptr, MS_BIND, nullptr) == 0) return;
+  struct stat about {};
+  if (lstat(target, &about) != 0 || !S_ISLNK(about.st_mode) || unlink(target) != 0) return;
+  const int fd = open(target, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0644);
+  if (fd < 0) return;
   close(fd);
   (void)mount(source.c_str(), target, nullptr, MS_BIND, nullptr);
 }
@@ -241,6 +253,8 @@ void Container::write_files() {
     }
     close(fd);
   }
+  constexpr unsigned long kReadOnlyFlags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
+  need(mount(nullptr, kPrivate, nullptr, kReadOnlyFlags, nullptr) == 0, "cannot write-protect the private directory");
   bind_file("resolv.conf", "/etc/resolv.conf");
   bind_file("hostname", "/etc/hostname");
   bind_file("hosts", "/etc/hosts");
@@ -290,6 +304,17 @@ void Container::restrict_self() {
   (void)setrlimit(RLIMIT_NOFILE, &files);
   const rlimit no_core{.rlim_cur = 0, .rlim_max = 0};
   (void)setrlimit(RLIMIT_CORE, &no_core);
+  need(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, "cannot set no_new_privs");
+  const auto loaded = load_filter(*setup_.seccomp_filter);
+  if (!loaded.ok()) fail(Code::kInternal, loaded.error().message);
+}
+
+// Process 1 goes on as the container's root, beside a program that may be anyone: it keeps the right to signal it.
+void Container::restrict_init() {
+  __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+  std::array<__user_cap_data_struct, 2> data{};
+  data[0].effective = data[0].permitted = 1U << CAP_KILL;
+  need(syscall(SYS_capset, &header, data.data()) == 0, "cannot drop capabilities");
   need(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, "cannot set no_new_privs");
   const auto loaded = load_filter(*setup_.seccomp_filter);
   if (!loaded.ok()) fail(Code::kInternal, loaded.error().message);
@@ -350,6 +375,7 @@ void Container::become_init() {
   const pid_t program = fork();
   need(program >= 0, "cannot start the program");
   if (program == 0) exec_program(status[1]);
+  restrict_init();
   close(status[1]);
   close(setup_.stdout_pipe);
   close(setup_.stderr_pipe);

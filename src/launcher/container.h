@@ -16,7 +16,6 @@ struct ContainerSetup {
   int control = -1;  // A SOCK_SEQPACKET to the launcher.
   int stdout_pipe = -1;
   int stderr_pipe = -1;
-  std::string mount_point;  // A directory on the host that is hidden by the new root for a moment.
   const Bytes* seccomp_filter = nullptr;
   std::string resolv_conf;
 };

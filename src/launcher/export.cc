@@ -18,6 +18,8 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "cas/tree.h"
@@ -33,8 +35,10 @@ class Exporter {
   [[noreturn]] void run();
 
  private:
-  void walk(int directory, const std::string& path);
-  void entry(int parent, const std::string& name, const std::string& path);
+  // `below` is where the trees have what is merged with this directory; nothing if they have none.
+  using Below = std::optional<std::string>;
+  void walk(int directory, const std::string& path, const Below& below);
+  void entry(int parent, const std::string& name, const std::string& path, const Below& below_parent);
   void content(int fd, std::uint64_t size);
   void write_all(const void* data, std::size_t size);
   void write_record(const LayerRecord& record);
@@ -89,6 +93,20 @@ void Exporter::content(int fd, std::uint64_t size) {
   }
 }
 
+// File capabilities set inside carry the host's id of the container's root; a tree has them in the form that
+// belongs to whoever is root.
+std::string without_owner(const std::string& capability) {
+  constexpr std::size_t kSizeV2 = 20;
+  constexpr std::size_t kSizeV3 = 24;
+  if (capability.size() != kSizeV3) return capability;
+  std::uint32_t magic = 0;
+  std::memcpy(&magic, capability.data(), sizeof magic);
+  magic = (magic & ~static_cast<std::uint32_t>(VFS_CAP_REVISION_MASK)) | VFS_CAP_REVISION_2;
+  std::string out = capability.substr(0, kSizeV2);
+  std::memcpy(out.data(), &magic, sizeof magic);
+  return out;
+}
+
 void Exporter::read_attributes(int fd, LayerRecord& record) {
   std::vector<char> names(64 << 10);
   const ssize_t size = flistxattr(fd, names.data(), names.size());
@@ -105,13 +123,17 @@ void Exporter::read_attributes(int fd, LayerRecord& record) {
       record.unchanged_content = true;
     } else if (view == "trusted.overlay.redirect") {
       record.origin = text;
-    } else if (view.starts_with("user.") || view == "security.capability") {
+    } else if (view == "security.capability") {
+      record.xattrs[name] = without_owner(text);
+    } else if (view.starts_with("user.")) {
       record.xattrs[name] = text;
     }
   }
 }
 
-void Exporter::entry(int parent, const std::string& name, const std::string& path) {
+std::string join(const std::string& directory, const std::string& name) { return directory.empty() ? name : directory + "/" + name; }
+
+void Exporter::entry(int parent, const std::string& name, const std::string& path, const Below& below_parent) {
   struct stat about {};
   if (fstatat(parent, name.c_str(), &about, AT_SYMLINK_NOFOLLOW) != 0) stop("cannot look at " + path + ": " + std::strerror(errno));
   LayerRecord record;
@@ -141,11 +163,22 @@ void Exporter::entry(int parent, const std::string& name, const std::string& pat
   const OwnedFd fd(openat(parent, name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | (S_ISDIR(about.st_mode) ? O_DIRECTORY : 0)));
   if (!fd.valid()) stop("cannot open " + path + ": " + std::strerror(errno));
   read_attributes(fd.get(), record);
+  // The overlay notes only what was moved itself: an absolute path, or a name beside where it is now. What lies
+  // in a moved directory is found from there.
+  const std::string redirect = std::exchange(record.origin, "");
+  Below below;
+  if (redirect.starts_with("/")) {
+    below = redirect.substr(1);
+  } else if (below_parent && !record.opaque) {
+    below = join(*below_parent, redirect.empty() ? name : redirect);
+  }
+  if (below) record.origin = "/" + *below;
   if (S_ISDIR(about.st_mode)) {
     record.kind = static_cast<std::uint8_t>(EntryKind::kDirectory);
-    record.unchanged_content = !record.origin.empty();
+    record.unchanged_content = !redirect.empty() && below.has_value();
+    if (!record.unchanged_content) record.origin.clear();
     write_record(record);
-    return walk(fd.get(), path);
+    return walk(fd.get(), path, below);
   }
   record.kind = static_cast<std::uint8_t>(EntryKind::kFile);
   record.size_bytes = static_cast<std::uint64_t>(about.st_size);
@@ -154,7 +187,7 @@ void Exporter::entry(int parent, const std::string& name, const std::string& pat
   if (!record.unchanged_content) content(fd.get(), record.size_bytes);
 }
 
-void Exporter::walk(int directory, const std::string& path) {
+void Exporter::walk(int directory, const std::string& path, const Below& below) {
   DIR* listing = fdopendir(dup(directory));
   if (listing == nullptr) stop("cannot read the directory " + path);
   std::vector<std::string> names;
@@ -165,9 +198,9 @@ void Exporter::walk(int directory, const std::string& path) {
   closedir(listing);
   std::sort(names.begin(), names.end());
   for (const std::string& name : names) {
-    const std::string below = path.empty() ? name : path + "/" + name;
-    if (below.size() > cas::kPathBytesMax) stop("a path of more than " + std::to_string(cas::kPathBytesMax) + " bytes");
-    entry(directory, name, below);
+    const std::string inner_path = join(path, name);
+    if (inner_path.size() > cas::kPathBytesMax) stop("a path of more than " + std::to_string(cas::kPathBytesMax) + " bytes");
+    entry(directory, name, inner_path, below);
   }
 }
 
@@ -183,7 +216,7 @@ void Exporter::run() {
   first.mtime_nanos = about.st_mtim.tv_sec * 1'000'000'000LL + about.st_mtim.tv_nsec;
   read_attributes(root.get(), first);
   write_record(first);
-  walk(root.get(), "");
+  walk(root.get(), "", "");
   stop("");
 }
 

@@ -30,7 +30,8 @@ struct LayerRecord {
   std::string target;
   std::map<std::string, std::string> xattrs;
   bool opaque = false;
-  // Only names or modes changed: the content (of a directory: what it holds) is that of this path below.
+  // Only names or modes changed: the content (of a directory: what it holds) is that of `origin`, an absolute
+  // path in the trees below; for files also "/ab/cdef…", an object.
   bool unchanged_content = false;
   std::string origin;
   bool end = false;

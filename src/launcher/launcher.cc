@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -36,6 +37,7 @@
 #include "launcher/network.h"
 #include "launcher/messages.h"
 #include "launcher/protocol.h"
+#include "launcher/ranges.h"
 #include "launcher/seccomp.h"
 
 namespace proa::launcher {
@@ -43,9 +45,14 @@ namespace {
 
 constexpr std::uint32_t kSlotsMax = 2000;
 constexpr std::uint32_t kIdsPerSlot = 65'536;
+// Above what administrators and directory services give out; launchers on one machine share what there is.
+constexpr std::uint32_t kIdsFirst = 1'000'000'000;
+constexpr std::uint32_t kIdRanges = 24;  // × 2000 × 65,536 stays below 2³².
 constexpr std::int32_t kPidsDefault = 4096;
 constexpr std::size_t kTreeBytesMax = 1ULL << 30;
 constexpr std::size_t kMountedTreesMax = 512;
+constexpr std::size_t kImagesMax = 4096;  // Kept in meta/; a few hundred bytes for each file of a tree.
+constexpr int kTrashMillis = 200;         // How long what is to be deleted may wait for more of the kind.
 constexpr std::uint16_t kBlobPort = 7180;
 
 enum class State { kPreparing, kPrepared, kStarting, kRunning, kEnded };
@@ -64,7 +71,7 @@ struct Slot {
   bool networked = false;
   std::uint64_t waiting_request = 0;  // The kPrepare or kStart that is not answered yet.
   std::string cgroup;
-  Message exited;
+  std::vector<Request> removals;  // That wait for its end.
 };
 
 std::string hex4(const std::string& text) {
@@ -95,6 +102,27 @@ Result<void> config_text(int context, const char* key, const char* value) {
   return {};
 }
 
+// What containers need to be there to mount something over it: below all trees, so that it is seen only where
+// they do not have it, and is no part of what a container wrote.
+Result<cas::Tree> skeleton() {
+  using cas::EntryKind;
+  std::vector<cas::TreeEntry> entries;
+  for (const char* path : {"__proa", "dev", "etc"}) entries.push_back({.path = path, .kind = EntryKind::kDirectory, .mode = 0755});
+  for (const char* path : {"proc", "sys"}) entries.push_back({.path = path, .kind = EntryKind::kDirectory, .mode = 0555});
+  entries.push_back({.path = "tmp", .kind = EntryKind::kDirectory, .mode = 01777});
+  for (const char* path : {"etc/hostname", "etc/hosts", "etc/resolv.conf"}) entries.push_back({.path = path, .kind = EntryKind::kFile, .mode = 0644});
+  return cas::make_tree(std::move(entries));
+}
+
+void wipe(std::string& text) { explicit_bzero(text.data(), text.size()); }
+
+// A task's secrets are in its variables and files; processes forked later must not inherit them.
+void wipe(StartRecord& task) {
+  for (std::string& variable : task.env) wipe(variable);
+  for (std::string& argument : task.argv) wipe(argument);
+  for (auto& [name, content] : task.files) wipe(content);
+}
+
 class Launcher {
  public:
   Launcher(const LauncherOptions& options, Logger& log) : options_(options), log_(log), instance_(hex4(options.state_dir)) {}
@@ -113,6 +141,9 @@ class Launcher {
   Result<void> start_task(Slot& slot, const OwnedFd& record);
   Result<OwnedFd> make_root(const Slot& slot, const std::vector<Digest>& trees);
   Result<std::string> mounted_tree(const Digest& digest);
+  Result<void> make_image(const cas::Tree& tree, const std::string& image);
+  void prune_images();
+  void empty_trash();
   Result<Bytes> read_object(const Digest& digest);
   void export_upper(const Request& request);
   void usage(const Request& request, Slot& slot);
@@ -121,9 +152,10 @@ class Launcher {
   void process_ended(Slot& slot);
   void reply(const Request& request, const Result<void>& result);
   void send(const Message& message, const int* fds = nullptr, std::size_t count = 0);
+  void finish_removal(Slot& slot);
   void release(Slot& slot);
   void kill_everything();
-  std::uint32_t id_base(const Slot& slot) const { return options_.uid_base + slot.index * kIdsPerSlot; }
+  std::uint32_t id_base(const Slot& slot) const { return id_base_ + slot.index * kIdsPerSlot; }
   std::string slot_directory(const Slot& slot) const { return options_.state_dir + "/slots/" + std::to_string(slot.index); }
 
   const LauncherOptions& options_;
@@ -134,6 +166,10 @@ class Launcher {
   std::unique_ptr<Network> network_;
   std::string less_;  // What this machine does not give, for the worker to show.
   OwnedFd objects_;
+  OwnedFd signals_;
+  IdRange ids_;
+  std::uint32_t id_base_ = 0;
+  Digest skeleton_;
   std::map<std::uint64_t, std::unique_ptr<Slot>> slots_;
   std::set<std::uint32_t> free_indices_;
   std::uint32_t next_index_ = 0;
@@ -141,6 +177,9 @@ class Launcher {
   std::map<Digest, std::uint64_t> mounted_;  // Tree → when it was last used.
   std::uint64_t uses_ = 0;
   std::vector<pid_t> exporters_;
+  std::vector<pid_t> janitor_;  // At most one: deletes what is in trash/.
+  bool trash_ = false;
+  std::size_t images_ = 0;
   std::vector<std::string> graveyard_;  // Cgroups that still had processes when they were to go.
 };
 
@@ -150,15 +189,32 @@ Result<void> Launcher::open() {
   if (unshare(CLONE_NEWNS) != 0) return errno_error(errno, "cannot have a mount namespace of its own (is this root?)");
   if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) return errno_error(errno, "cannot make the mounts private");
   PROA_TRY(filter_, make_filter());
-  for (const char* name : {"slots", "meta", "mnt", "root"}) PROA_TRY_VOID(make_directory(options_.state_dir + "/" + name, 0711));
+  PROA_TRY_VOID(make_directory(options_.state_dir, 0711));
+  for (const char* name : {"slots", "meta", "mnt", "trash"}) PROA_TRY_VOID(make_directory(options_.state_dir + "/" + name, 0700));
+  sigset_t handled;
+  sigemptyset(&handled);
+  sigaddset(&handled, SIGTERM);
+  sigprocmask(SIG_BLOCK, &handled, nullptr);
+  signals_ = OwnedFd(signalfd(-1, &handled, SFD_CLOEXEC));
+  if (!signals_.valid()) return errno_error(errno, "signalfd");
   objects_ = OwnedFd(::open(options_.objects_dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!objects_.valid()) return errno_error(errno, "cannot open the objects at " + options_.objects_dir);
   cgroups_ = find_cgroups(options_.cgroup_root, "proa-" + instance_);
   if (!cgroups_) less_ += "no cgroups: limits on CPU, memory and processes do not hold. ";
   clean_up_after_earlier();
+  id_base_ = options_.uid_base;
+  if (id_base_ == 0) {
+    PROA_TRY(ids_, claim_range("ids", kIdRanges, 0));
+    id_base_ = kIdsFirst + ids_.number * kSlotsMax * kIdsPerSlot;
+  }
+  PROA_TRY(const cas::Tree bottom, skeleton());
+  skeleton_ = cas::tree_digest(bottom);
+  PROA_TRY_VOID(make_image(bottom, options_.state_dir + "/meta/" + skeleton_.hex() + ".erofs"));
+  prune_images();
   auto network = Network::open({.instance = instance_, .allowed = options_.allowed_networks});
   if (network.ok()) {
     network_ = std::move(*network);
+    less_ += network_->note();
   } else {
     less_ += "containers have no network: " + network.error().message + ". ";
   }
@@ -178,7 +234,9 @@ void Launcher::clean_up_after_earlier() {
       usleep(10'000);
     }
   }
-  for (const auto& entry : std::filesystem::directory_iterator(options_.state_dir + "/slots", ignored)) std::filesystem::remove_all(entry.path(), ignored);
+  for (const char* name : {"/slots", "/trash"}) {
+    for (const auto& entry : std::filesystem::directory_iterator(options_.state_dir + name, ignored)) std::filesystem::remove_all(entry.path(), ignored);
+  }
 }
 
 void Launcher::send(const Message& message, const int* fds, std::size_t count) {
@@ -273,7 +331,7 @@ Result<void> Launcher::make_slot(Slot& slot, const Request& request) {
   std::error_code ignored;
   const std::string directory = slot_directory(slot);
   std::filesystem::remove_all(directory, ignored);
-  PROA_TRY_VOID(make_directory(directory, 0711));
+  PROA_TRY_VOID(make_directory(directory, 0700));
   for (const char* name : {"/u", "/w"}) {
     PROA_TRY_VOID(make_directory(directory + name, 0755));
     if (chown((directory + name).c_str(), id_base(slot), id_base(slot)) != 0) return errno_error(errno, "cannot give away " + directory);
@@ -297,7 +355,7 @@ Result<void> Launcher::make_slot(Slot& slot, const Request& request) {
 
   int pidfd = -1;
   clone_args arguments{};
-  arguments.flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP | CLONE_PIDFD;
+  arguments.flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_PIDFD;
   arguments.pidfd = reinterpret_cast<std::uint64_t>(&pidfd);
   arguments.exit_signal = SIGCHLD;
   const auto pid = static_cast<pid_t>(syscall(SYS_clone3, &arguments, sizeof arguments));
@@ -317,7 +375,6 @@ Result<void> Launcher::make_slot(Slot& slot, const Request& request) {
     setup.control = child_control.get();
     setup.stdout_pipe = stdout_write.get();
     setup.stderr_pipe = stderr_write.get();
-    setup.mount_point = options_.state_dir + "/root";
     setup.seccomp_filter = &filter_;
     setup.resolv_conf = network_ && request.network == 1 ? network_->resolv_conf() : "";
     run_container(setup);
@@ -374,9 +431,14 @@ Result<void> Launcher::start_task(Slot& slot, const OwnedFd& record) {
     if (got <= 0) return errno_error(errno, "cannot read the task");
     at += static_cast<std::size_t>(got);
   }
-  PROA_TRY(const StartRecord task, decode<StartRecord>(encoded));
-  PROA_TRY_VOID(check_start(task));
-  PROA_TRY(const OwnedFd root, make_root(slot, task.trees));
+  auto task = decode<StartRecord>(encoded);
+  wipe(encoded);
+  if (!task.ok()) return task.error();
+  const Result<void> good = check_start(*task);
+  const std::vector<Digest> trees = task->trees;
+  wipe(*task);
+  PROA_TRY_VOID(good);
+  PROA_TRY(const OwnedFd root, make_root(slot, trees));
   const int fds[2] = {root.get(), record.get()};
   if (!send_with_fds(slot.control.get(), "s", 1, fds, 2)) return failed_precondition("the slot's process is gone");
   return {};
@@ -399,6 +461,32 @@ Result<Bytes> Launcher::read_object(const Digest& digest) {
   return bytes;
 }
 
+Result<void> Launcher::make_image(const cas::Tree& tree, const std::string& image) {
+  PROA_TRY(const Bytes bytes, write_erofs(tree));
+  const std::string temporary = image + ".new";
+  PROA_TRY(const OwnedFd fd, open_file(AT_FDCWD, temporary, O_CREAT | O_TRUNC | O_WRONLY, 0600));
+  PROA_TRY_VOID(write_all(fd.get(), bytes, temporary));
+  if (fsync(fd.get()) != 0 || rename(temporary.c_str(), image.c_str()) != 0) return errno_error(errno, "cannot keep " + image);
+  return {};
+}
+
+// Leaves three quarters of what may be there, the newest. What is mounted stays mounted without its name.
+void Launcher::prune_images() {
+  std::error_code ignored;
+  std::vector<std::pair<std::filesystem::file_time_type, std::filesystem::path>> images;
+  for (const auto& entry : std::filesystem::directory_iterator(options_.state_dir + "/meta", ignored)) {
+    if (entry.path().extension() == ".new") {
+      std::filesystem::remove(entry.path(), ignored);
+    } else if (entry.path().stem() != skeleton_.hex()) {
+      images.emplace_back(entry.last_write_time(ignored), entry.path());
+    }
+  }
+  images_ = images.size();
+  if (images_ <= kImagesMax) return;
+  std::sort(images.begin(), images.end());
+  for (; images_ > kImagesMax * 3 / 4; --images_) std::filesystem::remove(images[images.size() - images_].second, ignored);
+}
+
 // The tree as a mounted image, in this process's own mount namespace; made when it is first used.
 Result<std::string> Launcher::mounted_tree(const Digest& digest) {
   const std::string hex = digest.hex();
@@ -411,15 +499,8 @@ Result<std::string> Launcher::mounted_tree(const Digest& digest) {
   if (access(image.c_str(), F_OK) != 0) {
     PROA_TRY(const Bytes encoded, read_object(digest));
     PROA_TRY(const cas::Tree tree, cas::decode_tree(encoded));
-    PROA_TRY(const Bytes bytes, write_erofs(tree));
-    const std::string temporary = image + ".new";
-    const OwnedFd fd(::open(temporary.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600));
-    for (std::size_t at = 0; at < bytes.size();) {
-      const ssize_t put = write(fd.get(), bytes.data() + at, bytes.size() - at);
-      if (put <= 0) return errno_error(errno, "cannot write " + temporary);
-      at += static_cast<std::size_t>(put);
-    }
-    if (fsync(fd.get()) != 0 || rename(temporary.c_str(), image.c_str()) != 0) return errno_error(errno, "cannot keep " + image);
+    PROA_TRY_VOID(make_image(tree, image));
+    if (++images_ > kImagesMax) prune_images();
   }
   PROA_TRY_VOID(make_directory(mount_point, 0700));
   const OwnedFd context(static_cast<int>(syscall(SYS_fsopen, "erofs", FSOPEN_CLOEXEC)));
@@ -451,10 +532,13 @@ Result<OwnedFd> Launcher::make_root(const Slot& slot, const std::vector<Digest>&
   if (!context.valid()) return errno_error(errno, "the kernel has no overlay file system");
   PROA_TRY_VOID(config_text(context.get(), "metacopy", "on"));
   PROA_TRY_VOID(config_text(context.get(), "redirect_dir", "on"));
+  // What a container writes ends with it: it need not wait for the disk.
+  if (syscall(SYS_fsconfig, context.get(), FSCONFIG_SET_FLAG, "volatile", nullptr, 0) != 0) return errno_error(errno, "overlay volatile");
   std::vector<OwnedFd> layers;
-  // The highest first.
-  for (auto tree = trees.rbegin(); tree != trees.rend(); ++tree) {
-    PROA_TRY(const std::string mount_point, mounted_tree(*tree));
+  std::vector<Digest> highest_first(trees.rbegin(), trees.rend());
+  highest_first.push_back(skeleton_);
+  for (const Digest& tree : highest_first) {
+    PROA_TRY(const std::string mount_point, mounted_tree(tree));
     OwnedFd layer(static_cast<int>(syscall(SYS_open_tree, AT_FDCWD, mount_point.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)));
     if (!layer.valid()) return errno_error(errno, "cannot clone the mount of a tree");
     mount_attr attributes{};
@@ -534,7 +618,7 @@ void Launcher::process_ended(Slot& slot) {
     send(failed);
   }
   slot.state = State::kEnded;
-  Message& exited = slot.exited;
+  Message exited;
   exited.kind = MessageKind::kExited;
   exited.slot = slot.id;
   exited.exit_code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
@@ -545,6 +629,7 @@ void Launcher::process_ended(Slot& slot) {
     exited.memory_bytes_peak = usage.memory_bytes_peak;
   }
   send(exited);
+  if (!slot.removals.empty()) finish_removal(slot);
 }
 
 void Launcher::usage(const Request& request, Slot& slot) {
@@ -575,16 +660,20 @@ void Launcher::export_upper(const Request& request) {
 
 void Launcher::remove(const Request& request) {
   const auto found = slots_.find(request.slot);
-  if (found != slots_.end()) {
-    Slot& slot = *found->second;
-    if (slot.state != State::kEnded && slot.pid > 0) {
-      (void)syscall(SYS_pidfd_send_signal, slot.pidfd.get(), SIGKILL, nullptr, 0);
-      process_ended(slot);
-    }
-    release(slot);
-    slots_.erase(found);
-  }
-  reply(request, {});
+  if (found == slots_.end()) return reply(request, {});
+  Slot& slot = *found->second;
+  slot.removals.push_back(request);
+  if (slot.state == State::kEnded) return finish_removal(slot);
+  // The kernel takes a while to end a large container; others need not wait for it.
+  (void)syscall(SYS_pidfd_send_signal, slot.pidfd.get(), SIGKILL, nullptr, 0);
+}
+
+// Destroys `slot`.
+void Launcher::finish_removal(Slot& slot) {
+  const std::vector<Request> removals = std::move(slot.removals);
+  release(slot);
+  slots_.erase(slot.id);
+  for (const Request& request : removals) reply(request, {});
 }
 
 void Launcher::release(Slot& slot) {
@@ -595,9 +684,27 @@ void Launcher::release(Slot& slot) {
   if (network_ && slot.networked) network_->detach(slot.index);
   if (cgroups_ && !cgroups_->remove(slot.cgroup)) graveyard_.push_back(slot.cgroup);
   std::erase_if(graveyard_, [this](const std::string& name) { return cgroups_->remove(name); });
-  std::error_code ignored;
-  std::filesystem::remove_all(slot_directory(slot), ignored);
+  const std::string trash = options_.state_dir + "/trash/" + std::to_string(slot.id);
+  if (rename(slot_directory(slot).c_str(), trash.c_str()) == 0) trash_ = true;
   free_indices_.insert(slot.index);
+}
+
+// A child deletes what removed slots left: it may be much. It takes all that is there when it looks.
+void Launcher::empty_trash() {
+  reap_exporters(janitor_);
+  if (!trash_ || !janitor_.empty()) return;
+  const pid_t pid = fork();
+  if (pid < 0) return;
+  if (pid == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    close_range(3, ~0U, 0);
+    (void)!nice(10);
+    std::error_code ignored;
+    for (const auto& entry : std::filesystem::directory_iterator(options_.state_dir + "/trash", ignored)) std::filesystem::remove_all(entry.path(), ignored);
+    _exit(0);
+  }
+  janitor_.push_back(pid);
+  trash_ = false;
 }
 
 void Launcher::kill_everything() {
@@ -606,11 +713,14 @@ void Launcher::kill_everything() {
   }
   for (auto& [id, slot] : slots_) release(*slot);
   slots_.clear();
+  for (const pid_t pid : janitor_) waitpid(pid, nullptr, 0);
+  clean_up_after_earlier();
+  if (cgroups_) cgroups_->close();
 }
 
 void Launcher::run() {
   while (true) {
-    std::vector<pollfd> waits{{.fd = options_.socket, .events = POLLIN, .revents = 0}};
+    std::vector<pollfd> waits{{.fd = options_.socket, .events = POLLIN, .revents = 0}, {.fd = signals_.get(), .events = POLLIN, .revents = 0}};
     std::vector<std::pair<std::uint64_t, bool>> owners;  // Slot, and whether it is its control socket.
     for (const auto& [id, slot] : slots_) {
       if (slot->control.valid()) {
@@ -622,22 +732,25 @@ void Launcher::run() {
         owners.emplace_back(id, false);
       }
     }
-    if (poll(waits.data(), waits.size(), -1) < 0) {
+    const int ready = poll(waits.data(), waits.size(), trash_ || !janitor_.empty() ? kTrashMillis : -1);
+    if (ready < 0) {
       if (errno == EINTR) continue;
       return;
     }
     reap_exporters(exporters_);
-    for (std::size_t i = 1; i < waits.size(); ++i) {
+    if (ready == 0) empty_trash();
+    for (std::size_t i = 2; i < waits.size(); ++i) {
       if (waits[i].revents == 0) continue;
-      const auto found = slots_.find(owners[i - 1].first);
+      const auto found = slots_.find(owners[i - 2].first);
       if (found == slots_.end()) continue;
-      if (owners[i - 1].second) {
+      if (owners[i - 2].second) {
         if (found->second->control.valid()) control_ready(*found->second);
       } else if (found->second->state != State::kEnded) {
         process_ended(*found->second);
       }
     }
     if (waits[0].revents != 0 && !read_request()) return;
+    if (waits[1].revents != 0) return;
   }
 }
 

@@ -197,9 +197,10 @@ std::string dotted(std::uint32_t host_order) {
 
 Result<std::unique_ptr<Network>> Network::open(NetworkOptions options) {
   std::unique_ptr<Network> network(new Network(std::move(options)));
-  // 100.96.0.0/12 holds 256 ranges of 4096 addresses: the first two digits of the instance choose.
-  const auto chosen = static_cast<std::uint32_t>(std::strtoul(network->options_.instance.substr(0, 2).c_str(), nullptr, 16));
-  network->base_ = 0x64600000U + chosen * 4096U;
+  // 100.96.0.0/12 holds 256 ranges of 4096 addresses: the first two digits of the instance choose where to look.
+  const auto preferred = static_cast<std::uint32_t>(std::strtoul(network->options_.instance.substr(0, 2).c_str(), nullptr, 16));
+  PROA_TRY(network->range_, claim_range("addresses", 256, preferred));
+  network->base_ = 0x64600000U + network->range_.number * 4096U;
   for (const std::string& cidr : network->options_.allowed) {
     if (!is_cidr(cidr)) return invalid_argument("'" + cidr + "' is not an IPv4 range such as 10.1.0.0/16");
   }
@@ -210,22 +211,38 @@ Result<std::unique_ptr<Network>> Network::open(NetworkOptions options) {
     const int mtu = std::atoi(read_word("/sys/class/net/" + uplink + "/mtu").c_str());
     if (mtu >= 1280) network->mtu_ = static_cast<std::uint32_t>(mtu);
   }
-  std::ifstream resolv("/etc/resolv.conf");
+  network->read_resolvers("/etc/resolv.conf");
+  // What a resolver daemon on a loopback address asks itself; containers cannot reach that address.
+  if (network->resolvers_.empty()) network->read_resolvers("/run/systemd/resolve/resolv.conf");
+  if (network->resolvers_.empty()) {
+    network->note_ = "containers cannot resolve names: this machine's only resolvers are on loopback addresses; name one in /etc/resolv.conf. ";
+  }
+  PROA_TRY_VOID(network->load_rules());
+  if (read_word("/proc/sys/net/ipv4/ip_forward") != "1") {
+    write_setting("/proc/sys/net/ipv4/ip_forward", "1");
+    if (read_word("/proc/sys/net/ipv4/ip_forward") != "1") {
+      return failed_precondition("this machine does not forward packets, and net.ipv4.ip_forward cannot be set");
+    }
+  }
+  return network;
+}
+
+void Network::read_resolvers(const std::string& path) {
+  std::ifstream file(path);
   std::string line;
-  while (std::getline(resolv, line)) {
+  std::string text;
+  while (std::getline(file, line)) {
     std::istringstream fields(line);
     std::string key;
     std::string value;
     fields >> key >> value;
     if (key == "nameserver") {
       if (value.starts_with("127.") || !is_cidr(value)) continue;
-      network->resolvers_.push_back(value);
+      resolvers_.push_back(value);
     }
-    if (key == "nameserver" || key == "search" || key == "options" || key == "domain") network->resolv_conf_ += line + "\n";
+    if (key == "nameserver" || key == "search" || key == "options" || key == "domain") text += line + "\n";
   }
-  PROA_TRY_VOID(network->load_rules());
-  if (read_word("/proc/sys/net/ipv4/ip_forward") != "1") write_setting("/proc/sys/net/ipv4/ip_forward", "1");
-  return network;
+  if (!resolvers_.empty()) resolv_conf_ = text;
 }
 
 Network::~Network() {
@@ -247,7 +264,9 @@ Result<void> Network::load_rules() {
   for (const std::string& cidr : options_.allowed) allow += "    ip daddr " + cidr + " accept\n";
   const std::string script =
       "add table " + table + "\ndelete table " + table + "\ntable " + table + " {\n" +
-      "  chain input {\n    type filter hook input priority -10; policy accept;\n    iifname " + ours + " reject with icmpx admin-prohibited\n  }\n" +
+      "  chain input {\n    type filter hook input priority -10; policy accept;\n" +
+      "    iifname " + ours + " ct state established,related accept\n"  // Answers to what this machine asked.
+      "    iifname " + ours + " reject with icmpx admin-prohibited\n  }\n" +
       "  chain forward {\n    type filter hook forward priority -10; policy accept;\n" +
       "    oifname " + ours + " ct state established,related accept\n" +
       "    oifname " + ours + " drop\n" +

@@ -3,7 +3,7 @@
 // Network: a routed veth pair for each slot, and the rules for what its containers may reach.
 //
 // Slot i has the addresses base + 2i (host's end) and base + 2i + 1 (its eth0), a /31, out of a /20 in the
-// shared address space (RFC 6598) chosen by the instance. Rules are nftables', loaded once at the start and
+// shared address space (RFC 6598) that no other launcher on this machine has. Rules are nftables', loaded once at the start and
 // bound to the interfaces' common prefix: containers reach the internet and the resolvers, not each other,
 // not the host, not private, shared or link-local ranges unless they are allowed by name. A container cannot
 // borrow an address: reverse paths are checked.
@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "launcher/ranges.h"
 
 namespace proa::launcher {
 
@@ -38,13 +39,18 @@ class Network {
   void detach(std::uint32_t index);
   // For /etc/resolv.conf of containers: the host's resolvers that are not on a loopback address.
   const std::string& resolv_conf() const { return resolv_conf_; }
+  // What is less than it should be, for a person; "" if nothing is.
+  const std::string& note() const { return note_; }
 
  private:
   explicit Network(NetworkOptions options) : options_(std::move(options)) {}
   Result<void> load_rules();
+  void read_resolvers(const std::string& path);
   std::string interface(std::uint32_t index) const;
 
   NetworkOptions options_;
+  IdRange range_;
+  std::string note_;
   std::uint32_t base_ = 0;  // Host order.
   std::uint32_t mtu_ = 1500;
   std::string resolv_conf_;

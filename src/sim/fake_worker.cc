@@ -114,7 +114,10 @@ void FakeWorker::command(sched::Command command) {
     }
   }
   for (sched::Lease& lease : command.lease) {
-    if (held_.contains(lease.id.input)) continue;
+    if (const auto held = held_.find(lease.id.input); held != held_.end()) {
+      if (held->second != lease.id) witness_.leased_twice(lease.id.input);
+      continue;
+    }
     held_[lease.id.input] = lease.id;
     const FunctionId function = lease.function;
     queues_[function].push_back(std::move(lease));
@@ -176,7 +179,8 @@ void FakeWorker::ask(TaskId id) {
   sched::Report report;
   report.bound.push_back({*task.running, id});
   send(std::move(report));
-  const Duration takes(static_cast<std::int64_t>(random_.below(static_cast<std::uint64_t>(config_.run_time_max.count()) + 1)));
+  const Duration most = random_.below(config_.long_run_one_in) == 0 ? config_.long_run_time_max : config_.run_time_max;
+  const Duration takes(static_cast<std::int64_t>(random_.below(static_cast<std::uint64_t>(most.count()) + 1)));
   task.timer = loop_.at(loop_.now() + takes, [this, id] { finish(id); });
 }
 
@@ -202,6 +206,10 @@ void FakeWorker::finish(TaskId id) {
   held_.erase(task.running->input);
   task.running.reset();
   ask(id);
+}
+
+bool FakeWorker::runs(CallId call) const {
+  return std::any_of(tasks_.begin(), tasks_.end(), [&](const auto& task) { return task.second.running && task.second.running->input.call == call; });
 }
 
 void FakeWorker::push_outputs() {

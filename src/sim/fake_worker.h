@@ -24,6 +24,8 @@ class Witness {
   virtual void ran(InputId input) = 0;
   // The server acknowledged the worker's output.
   virtual void output_acknowledged(InputId input, control::Status status) = 0;
+  // A worker was leased an input that it holds under another lease.
+  virtual void leased_twice(InputId input) = 0;
 };
 
 // The network between one worker and the server: what the worker sends arrives later, or never.
@@ -42,6 +44,8 @@ struct FakeWorkerConfig {
   std::uint32_t crash_one_in = 200;       // A container dies while it runs an input.
   std::uint32_t start_fails_one_in = 60;  // A container cannot begin.
   std::uint32_t fail_one_in = 10;         // User code raises.
+  Duration long_run_time_max = std::chrono::seconds(8);
+  std::uint32_t long_run_one_in = 25;
 };
 
 class FakeWorker {
@@ -58,6 +62,7 @@ class FakeWorker {
   std::uint64_t crashes() const { return crashes_; }
   std::uint64_t failed_starts() const { return failed_starts_; }
   void calm();  // From now on nothing crashes.
+  bool runs(CallId call) const;  // User code of one of its inputs runs here.
 
  private:
   struct Task {

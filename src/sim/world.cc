@@ -117,6 +117,7 @@ class Connection final : public Wire, public sched::WorkerLink {
   void open();
   // Both ends notice. It is opened anew after `again_after`, unless that is kNotAgain.
   void cut(Duration again_after);
+  std::uint64_t generation() const { return generation_; }
   bool connected() const override { return open_; }
   void report(sched::Report report) override;
   void put_outputs(std::vector<sched::Output> outputs, std::function<void(bool)> done) override;
@@ -166,6 +167,7 @@ class Simulation final : public Witness {
 
   void ran(InputId) override {}
   void output_acknowledged(InputId input, Status status) override;
+  void leased_twice(InputId input) override { fail(input.text() + " was leased to a worker that holds it already"); }
 
  private:
   friend class Connection;
@@ -178,7 +180,11 @@ class Simulation final : public Witness {
   void boot();
   void crash();
   bool on_disk(InputId input, Table table) const;
-  void check_results(const Client& client);
+  // After the end, when everything has had its time to settle.
+  Async<> read_again(Client* client);
+  void check_at_rest();
+  // Sees that what was cancelled stops on workers that can hear of it.
+  Async<> watch_cancelled(CallId call);
   std::string first_unfinished() const;
   // Sends a request and waits for its answer: false if the server died meanwhile or the answer was lost.
   template <class T>
@@ -190,6 +196,7 @@ class Simulation final : public Witness {
   static Async<Result<bool>> cancel_call(Server& server, Client* client);
   static Async<Result<control::OutputAnswer>> get_outputs(Server& server, control::OutputQuery query);
   Async<> client(Client* self);
+  void check_output(const Client& client, const control::FinishedInput& output);
   void take(Client& client, const control::OutputAnswer& answer);
   Async<> break_things();
 
@@ -209,7 +216,9 @@ class Simulation final : public Witness {
   bool calm_ = false;
   std::string failure_;
   Outcome outcome_;
+  std::size_t read_again_ = 0;
   Scope clients_scope_;
+  Scope watches_scope_;
   Scope faults_scope_;
 };
 
@@ -405,20 +414,38 @@ Async<Result<bool>> Simulation::cancel_call(Server& server, Client* client) {
 
 Async<Result<control::OutputAnswer>> Simulation::get_outputs(Server& server, control::OutputQuery query) { return server.calls.outputs(query); }
 
+void Simulation::check_output(const Client& client, const control::FinishedInput& output) {
+  const Status status = output.outcome.status;
+  if (!on_disk(output.input, Table::kOutput)) fail(output.input.text() + ": its result was shown before it was durable");
+  if (status == Status::kSuccess && output.outcome.value.bytes != output.input.text()) fail(output.input.text() + " has the result of another input");
+  const control::FunctionView& function = book_.views[client.function];
+  const std::uint32_t retries = function.spec->retries.retries;
+  if (output.retry_count > retries) fail(output.input.text() + " was retried more often than its function allows");
+  if (client.cancelled || book_.stopped.contains(function.app)) return;
+  if (status == Status::kTerminated) fail(output.input.text() + " was terminated though nobody asked for it");
+  if (status == Status::kFailure && output.retry_count < retries) fail(output.input.text() + " failed with retries left");
+}
+
 void Simulation::take(Client& client, const control::OutputAnswer& answer) {
   for (const control::FinishedInput& output : answer.outputs) {
     const std::pair<Status, Bytes> result(output.outcome.status, output.outcome.value.bytes);
     Known& known = client.known[output.input.index];
     if (known.result && *known.result != result) fail(output.input.text() + " has two results");
     known.result = result;
-    if (!on_disk(output.input, Table::kOutput)) fail(output.input.text() + ": its result was shown before it was durable");
-    const bool proper = result.first != Status::kSuccess || result.second == output.input.text();
-    if (!proper) fail(output.input.text() + " has the result of another input");
-    if (result.first == Status::kTerminated && !client.cancelled && !book_.stopped.contains(book_.views[client.function].app)) {
-      fail(output.input.text() + " was terminated though nobody asked for it");
-    }
+    check_output(client, output);
   }
   client.position = answer.position;
+}
+
+Async<> Simulation::watch_cancelled(CallId call) {
+  std::vector<std::uint64_t> generations;
+  for (const auto& connection : connections_) generations.push_back(connection->generation());
+  // A hello under way, the order to stop, and what each may be delayed.
+  co_await sleep_for(loop_, milliseconds(3500));
+  for (std::size_t i = 0; i < workers_.size(); ++i) {
+    const bool heard = connections_[i]->connected() && connections_[i]->generation() == generations[i];
+    if (heard && workers_[i]->runs(call)) fail("an input of " + call.text() + " still runs though the call was cancelled");
+  }
 }
 
 Async<> Simulation::client(Client* self) {
@@ -445,6 +472,7 @@ Async<> Simulation::client(Client* self) {
     fault(Fault::kCallCancelled);
     self->cancelled = true;
     (void)co_await ask<bool>([self](Server& server) { return cancel_call(server, self); });
+    watches_scope_.spawn(watch_cancelled(self->call));
   }
   while (true) {
     control::OutputQuery query;
@@ -463,12 +491,44 @@ Async<> Simulation::client(Client* self) {
   self->done = true;
 }
 
-// At the end the whole call is read once more from its beginning: what was seen must still be so.
-void Simulation::check_results(const Client& client) {
-  if (client.call.empty()) return;
-  for (const auto& [index, known] : client.known) {
-    const InputId input{client.call, index};
-    if (known.acknowledged && server_->calls.state(input) != InputState::kDone) fail(input.text() + " was acknowledged and has no result");
+// The whole call is read once more from its beginning: what was seen must still be so.
+Async<> Simulation::read_again(Client* client) {
+  if (!client->call.empty()) {
+    client->position = 0;
+    while (failure_.empty()) {
+      control::OutputQuery query;
+      query.call = client->call;
+      query.after = client->position;
+      const auto answer = co_await ask<control::OutputAnswer>([query](Server& server) { return get_outputs(server, query); });
+      if (!answer) fail("the call " + client->call.text() + " was forgotten");
+      if (!answer || answer->outputs.empty()) break;
+      take(*client, *answer);
+    }
+  }
+  ++read_again_;
+}
+
+void Simulation::check_at_rest() {
+  for (const auto& each : clients_) {
+    if (each->call.empty()) continue;
+    for (const auto& [index, known] : each->known) {
+      const InputId input{each->call, index};
+      if (known.acknowledged && server_->calls.state(input) != InputState::kDone) fail(input.text() + " was acknowledged and has no result");
+    }
+    const auto view = server_->calls.view(each->call);
+    if (!view.ok()) {
+      fail("the call " + each->call.text() + " was forgotten");
+      continue;
+    }
+    if (view->unfinished != 0) fail(each->call.text() + " counts unfinished inputs and has none");
+    if (view->succeeded + view->failed + view->timed_out + view->terminated != view->inputs) fail(each->call.text() + " counts its inputs wrongly");
+  }
+  for (const control::FunctionView& function : book_.views) {
+    const std::string name = "function " + function.id.text();
+    if (server_->calls.unfinished_of(function.app) != 0) fail(name + " counts unfinished inputs and has none");
+    const sched::FunctionStats stats = server_->scheduler.stats(function.id);
+    if (stats.backlog != 0 || stats.running != 0) fail(name + " counts queued, leased or running inputs and has none");
+    if (!server_->scheduler.tasks(function.app).empty()) fail(name + " has nothing to do and did not scale to zero");
   }
 }
 
@@ -555,25 +615,32 @@ Outcome Simulation::run() {
   const auto all_done = [&] {
     return std::all_of(clients_.begin(), clients_.end(), [](const auto& each) { return each->done; });
   };
-  while (failure_.empty() && log_.error.empty() && loop_.now() < end && !(calm_ && server_ && all_done())) {
-    if (!calm_ && loop_.now() >= calm_at) {
-      calm_ = true;
-      for (auto& worker : workers_) worker->calm();
+  const auto step_until = [&](Time until, const auto& finished) {
+    while (failure_.empty() && log_.error.empty() && loop_.now() < until && !finished()) {
+      if (!calm_ && loop_.now() >= calm_at) {
+        calm_ = true;
+        for (auto& worker : workers_) worker->calm();
+      }
+      if (!loop_.step()) break;
+      ++outcome_.steps;
     }
-    if (!loop_.step()) break;
-    ++outcome_.steps;
-  }
+  };
+  step_until(end, [&] { return calm_ && server_ && all_done(); });
+  if (failure_.empty() && log_.error.empty() && !all_done()) fail("not all clients came to an end" + first_unfinished());
+  // Long enough for a worker that is away to come back or be given up, and for containers to leave.
+  step_until(loop_.now() + seconds(30), [] { return false; });
+  for (const auto& each : clients_) watches_scope_.spawn(read_again(each.get()));
+  step_until(loop_.now() + seconds(30), [&] { return read_again_ == clients_.size(); });
+  if (failure_.empty() && log_.error.empty() && read_again_ != clients_.size()) fail("results could not be read again");
+  if (failure_.empty() && log_.error.empty()) check_at_rest();
   if (!log_.error.empty()) fail("an error was logged: " + log_.error);
-  if (failure_.empty() && !all_done()) fail("not all clients came to an end" + first_unfinished());
-  if (failure_.empty()) {
-    for (const auto& each : clients_) check_results(*each);
-  }
   for (const auto& worker : workers_) {
     outcome_.faults[static_cast<std::size_t>(Fault::kContainerCrash)] += worker->crashes();
     outcome_.faults[static_cast<std::size_t>(Fault::kStartFailed)] += worker->failed_starts();
   }
   outcome_.failure = failure_;
   clients_scope_.cancel_all();
+  watches_scope_.cancel_all();
   faults_scope_.cancel_all();
   connections_.clear();
   server_.reset();

@@ -70,6 +70,10 @@ sched::Hello Agent::hello() const {
 }
 
 void Agent::on_command(sched::Command command) {
+  if (seams_.steps != nullptr) {
+    if (command.run_step) seams_.steps->run(*command.run_step);
+    if (command.cancel_step) seams_.steps->cancel(*command.cancel_step);
+  }
   if (command.start) start_task(*command.start);
   if (command.stop) stop_task(*command.stop);
   if (!command.lease.empty()) lease(std::move(command.lease));

@@ -52,6 +52,7 @@ class Agent final : private ServerLink::Listener {
     Face& face;
     Pipes& pipes;
     LoadProbe& load;
+    StepRunner* steps = nullptr;  // Null: this worker builds no images.
   };
 
   Agent(Seams seams, AgentOptions options);

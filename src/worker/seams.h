@@ -38,6 +38,14 @@ class LoadProbe {
 };
 
 // What serves one container's sockets. Its destruction closes them and ends all calls under way on them.
+// Runs commands of image builds; see StepHost.
+class StepRunner {
+ public:
+  virtual ~StepRunner() = default;
+  virtual void run(sched::StepId step) = 0;
+  virtual void cancel(const sched::StepId& step) = 0;
+};
+
 class Door {
  public:
   virtual ~Door() = default;

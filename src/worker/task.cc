@@ -170,6 +170,11 @@ Async<> Task::close_down() {
   if (watch_timer_ != 0) context_.loop.cancel(std::exchange(watch_timer_, 0));
   changed_.notify();
   cancelled_.notify();
+  // Inputs on their way in, which the container never had: the server leases them anew.
+  std::erase_if(bound_, [this](const auto& entry) {
+    if (entry.second.claimed) context_.reports.revoked(entry.first);
+    return entry.second.claimed;
+  });
 
   const Time pipes_deadline = context_.loop.now() + context_.options.pipes_drain_max;
   while (pumps_running_ > 0 && context_.loop.now() < pipes_deadline) {

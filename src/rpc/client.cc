@@ -7,7 +7,10 @@
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/security/credentials.h>
 
+#include <condition_variable>
 #include <coroutine>
+#include <mutex>
+#include <unordered_set>
 
 #include "base/check.h"
 #include "rpc/grpc_bytes.h"
@@ -15,11 +18,47 @@
 namespace proa::rpc {
 namespace client_detail {
 
+struct UnaryCall;
+
 struct ChannelState {
   ChannelState(Loop& on, const std::shared_ptr<grpc::Channel>& over) : loop(on), channel(over), stub(over) {}
+
+  // Cancels what is under way and waits until gRPC's threads have said their last word to the loop.
+  void close();
+  // A call is in the list until gRPC reports its end, and counted until that report is with the loop, which may
+  // free the call at once.
+  void begin(UnaryCall* call) { begin_in(unary, call); }
+  void begin(StreamReactor* stream) { begin_in(streams, stream); }
+  void leave(UnaryCall* call) { leave_from(unary, call); }
+  void leave(StreamReactor* stream) { leave_from(streams, stream); }
+  void reported() {
+    const std::lock_guard lock(mutex);
+    // With the lock, since the waiter may end this object.
+    if (--unreported == 0) all_over.notify_all();
+  }
+
   Loop& loop;
   std::shared_ptr<grpc::Channel> channel;
   grpc::GenericStub stub;
+
+ private:
+  template <class Call>
+  void begin_in(std::unordered_set<Call*>& calls, Call* call) {
+    const std::lock_guard lock(mutex);
+    calls.insert(call);
+    ++unreported;
+  }
+  template <class Call>
+  void leave_from(std::unordered_set<Call*>& calls, Call* call) {
+    const std::lock_guard lock(mutex);
+    calls.erase(call);
+  }
+
+  std::mutex mutex;
+  std::condition_variable all_over;
+  std::size_t unreported = 0;
+  std::unordered_set<UnaryCall*> unary;
+  std::unordered_set<StreamReactor*> streams;
 };
 
 namespace {
@@ -60,14 +99,34 @@ struct Waiter {
   }
 };
 
+}  // namespace
+
+// gRPC must not drop the last reference to a channel on one of its own threads (it frees a queue twice), so what
+// holds one travels to the loop and goes there: its callbacks hold nothing but a pointer.
 struct UnaryCall {
+  std::shared_ptr<UnaryCall> self;  // Until gRPC is done with it.
+  std::shared_ptr<ChannelState> channel;
   grpc::ClientContext context;
   grpc::ByteBuffer request;
   grpc::ByteBuffer response;
   UnaryReply reply;
   std::coroutine_handle<> waiter;
   bool done = false;
+
+  void ended(const grpc::Status& status) {
+    reply.ending = ending_of(status, context);
+    if (status.ok()) reply.message = from_buffer(response);
+    ChannelState& state = *channel;
+    state.leave(this);
+    state.loop.post([call = std::move(self)] {
+      call->done = true;
+      if (const auto waiting = std::exchange(call->waiter, nullptr)) waiting.resume();
+    });
+    state.reported();
+  }
 };
+
+namespace {
 
 struct CancelGuard {
   UnaryCall& call;
@@ -87,6 +146,7 @@ class StreamReactor final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grp
   void start(const std::string& method, const CallOptions& options) {
     apply(context_, options);
     self_ = shared_from_this();
+    channel_->begin(this);
     channel_->stub.PrepareBidiStreamingCall(&context_, method, grpc::StubOptions(), this);
     // Reads and writes are started by the loop, and gRPC must not end the call between them.
     AddHold();
@@ -144,6 +204,10 @@ class StreamReactor final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grp
   void cancel() {
     if (!done_) context_.TryCancel();
   }
+  void abandon() {
+    cancel();
+    release();
+  }
 
   void OnReadDone(bool ok) override {
     if (ok) {
@@ -167,10 +231,13 @@ class StreamReactor final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grp
 
   void OnDone(const grpc::Status& status) override {
     ending_ = ending_of(status, context_);
-    channel_->loop.post([self = std::move(self_)] {
+    ChannelState& state = *channel_;
+    state.leave(this);
+    state.loop.post([self = std::move(self_)] {
       self->done_ = true;
       if (const auto waiting = std::exchange(self->ender_, nullptr)) waiting.resume();
     });
+    state.reported();
   }
 
  private:
@@ -193,12 +260,16 @@ class StreamReactor final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grp
   bool done_ = false;
 };
 
+void ChannelState::close() {
+  std::unique_lock lock(mutex);
+  for (UnaryCall* call : unary) call->context.TryCancel();
+  for (StreamReactor* stream : streams) stream->abandon();
+  all_over.wait(lock, [this] { return unreported == 0; });
+}
+
 }  // namespace client_detail
 
-Stream::~Stream() {
-  reactor_->cancel();
-  reactor_->release();
-}
+Stream::~Stream() { reactor_->abandon(); }
 Async<std::optional<Bytes>> Stream::read() { return reactor_->read(); }
 Async<bool> Stream::write(Bytes message) { return reactor_->write(std::move(message)); }
 void Stream::writes_done() { reactor_->writes_done(); }
@@ -243,7 +314,7 @@ Result<std::unique_ptr<Client>> Client::create(Loop& loop, ClientOptions options
   return std::unique_ptr<Client>(new Client(std::make_shared<client_detail::ChannelState>(loop, channel)));
 }
 
-Client::~Client() = default;
+Client::~Client() { state_->close(); }
 
 namespace {
 
@@ -253,15 +324,11 @@ Async<UnaryReply> call_unary(std::shared_ptr<client_detail::ChannelState> channe
   auto call = std::make_shared<client_detail::UnaryCall>();
   client_detail::apply(call->context, options);
   call->request = to_buffer(std::move(request));
+  call->self = call;
+  call->channel = channel;
+  channel->begin(call.get());
   channel->stub.UnaryCall(&call->context, method, grpc::StubOptions(), &call->request, &call->response,
-                          [call, channel](const grpc::Status& status) {
-                            call->reply.ending = client_detail::ending_of(status, call->context);
-                            if (status.ok()) call->reply.message = from_buffer(call->response);
-                            channel->loop.post([call] {
-                              call->done = true;
-                              if (const auto waiting = std::exchange(call->waiter, nullptr)) waiting.resume();
-                            });
-                          });
+                          [raw = call.get()](const grpc::Status& status) { raw->ended(status); });
   const client_detail::CancelGuard guard{*call};
   co_await client_detail::Waiter{call->waiter};
   co_return std::move(call->reply);

@@ -3,8 +3,8 @@
 // rpc::Client: gRPC calls as bytes, from a loop: unary, and streams of any shape. One client is one connection,
 // made when first needed and made again when it is lost; nothing is retried for the caller.
 //
-// On the loop only. Destroying the Async of a call, or a Stream, cancels it at the server. A Client may go before
-// its calls have ended: they fail with CANCELLED.
+// On the loop only. Destroying the Async of a call, or a Stream, cancels it at the server. A Client that goes before
+// its calls have ended cancels them, and waits until gRPC has let go of them.
 #pragma once
 
 #include <memory>

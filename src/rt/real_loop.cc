@@ -78,6 +78,8 @@ WatchedFd::~WatchedFd() {
   state_->descriptor.close(ignored);  // NOLINT(bugprone-unused-return-value)
 }
 
+int WatchedFd::release() { return state_->descriptor.release(); }
+
 int WatchedFd::fd() const { return state_->descriptor.native_handle(); }
 
 Async<> WatchedFd::readable() {

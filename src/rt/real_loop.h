@@ -43,6 +43,8 @@ class WatchedFd {
   WatchedFd& operator=(const WatchedFd&) = delete;
 
   int fd() const;
+  // Gives the descriptor away; nobody may be waiting on it. The rest of this object is of no use any more.
+  int release();
   // Finish when the descriptor may be read (or written), or has an error or end to report.
   Async<> readable();
   Async<> writable();

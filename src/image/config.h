@@ -54,7 +54,7 @@ struct RuntimeInfo {
   std::string python_version_info;  // As `python -VV` prints it; empty without Python.
   std::string python_tag;           // "cp311", "cp313t"; empty without Python.
   Libc libc = Libc::kNone;
-  std::string libc_version_info;    // First line of `ldd --version`.
+  std::string libc_version_info;  // First line of `ldd --version`.
 
   static void fields(auto& visit, auto& self) {
     visit(1, self.identity), visit(2, self.python_version_info), visit(3, self.python_tag), visit(4, self.libc);

@@ -40,12 +40,23 @@ struct KeywordRow {
   Keyword keyword;
 };
 constexpr std::array<KeywordRow, 18> kKeywords{{
-    {"FROM", Keyword::kFrom},       {"RUN", Keyword::kRun},           {"COPY", Keyword::kCopy},
-    {"ADD", Keyword::kAdd},         {"ENV", Keyword::kEnv},           {"ARG", Keyword::kArg},
-    {"WORKDIR", Keyword::kWorkdir}, {"USER", Keyword::kUser},         {"SHELL", Keyword::kShell},
-    {"CMD", Keyword::kCmd},         {"ENTRYPOINT", Keyword::kEntrypoint}, {"EXPOSE", Keyword::kExpose},
-    {"LABEL", Keyword::kLabel},     {"VOLUME", Keyword::kVolume},     {"STOPSIGNAL", Keyword::kStopSignal},
-    {"HEALTHCHECK", Keyword::kHealthcheck}, {"ONBUILD", Keyword::kOnbuild},
+    {"FROM", Keyword::kFrom},
+    {"RUN", Keyword::kRun},
+    {"COPY", Keyword::kCopy},
+    {"ADD", Keyword::kAdd},
+    {"ENV", Keyword::kEnv},
+    {"ARG", Keyword::kArg},
+    {"WORKDIR", Keyword::kWorkdir},
+    {"USER", Keyword::kUser},
+    {"SHELL", Keyword::kShell},
+    {"CMD", Keyword::kCmd},
+    {"ENTRYPOINT", Keyword::kEntrypoint},
+    {"EXPOSE", Keyword::kExpose},
+    {"LABEL", Keyword::kLabel},
+    {"VOLUME", Keyword::kVolume},
+    {"STOPSIGNAL", Keyword::kStopSignal},
+    {"HEALTHCHECK", Keyword::kHealthcheck},
+    {"ONBUILD", Keyword::kOnbuild},
     {"MAINTAINER", Keyword::kMaintainer},
 }};
 
@@ -56,8 +67,8 @@ std::span<const std::string_view> flags_of(Keyword keyword) {
   static constexpr std::array<std::string_view, 6> kCopyFlags{"from", "chown", "chmod", "link", "parents", "exclude"};
   static constexpr std::array<std::string_view, 7> kAddFlags{"chown",   "chmod",        "link",  "checksum",
                                                              "exclude", "keep-git-dir", "unpack"};
-  static constexpr std::array<std::string_view, 5> kHealthFlags{"interval", "timeout", "start-period",
-                                                                "start-interval", "retries"};
+  static constexpr std::array<std::string_view, 5> kHealthFlags{"interval", "timeout", "start-period", "start-interval",
+                                                                "retries"};
   switch (keyword) {
     case Keyword::kFrom: return kFromFlags;
     case Keyword::kRun: return kRunFlags;
@@ -99,7 +110,8 @@ Result<std::vector<Flag>> take_flags(std::string_view& rest, Keyword keyword, ch
       return invalid_argument("unknown flag --" + flag.name + " for " + std::string(keyword_name(keyword)));
     }
     // A switch without a value is on.
-    const bool is_switch = flag.name == "link" || flag.name == "parents" || flag.name == "keep-git-dir" || flag.name == "unpack";
+    const bool is_switch =
+        flag.name == "link" || flag.name == "parents" || flag.name == "keep-git-dir" || flag.name == "unpack";
     if (equals == std::string::npos) {
       if (!is_switch) return invalid_argument("the flag --" + flag.name + " needs a value, as --" + flag.name + "=…");
       flag.value = "true";
@@ -224,10 +236,12 @@ Result<void> read_from(Instruction& instruction, std::string_view rest) {
     const std::string& name = words[2];
     const bool good = (name[0] >= 'a' && name[0] <= 'z') || (name[0] >= 'A' && name[0] <= 'Z');
     const bool clean = std::all_of(name.begin(), name.end(), [](char c) {
-      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
+      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' ||
+             c == '.';
     });
     if (!good || !clean) {
-      return invalid_argument("'" + name + "' is no name for a build stage: it begins with a letter and has letters, digits, - _ .");
+      return invalid_argument("'" + name +
+                              "' is no name for a build stage: it begins with a letter and has letters, digits, - _ .");
     }
   }
   return {};
@@ -238,7 +252,8 @@ Result<void> read_copy(Instruction& instruction, std::string_view rest) {
   instruction.exec_form = items.has_value();
   instruction.words = items ? std::move(*items) : split_blanks(rest);
   if (instruction.words.size() < 2) {
-    return invalid_argument(std::string(keyword_name(instruction.keyword)) + " needs at least one source and a destination");
+    return invalid_argument(std::string(keyword_name(instruction.keyword)) +
+                            " needs at least one source and a destination");
   }
   return {};
 }
@@ -252,7 +267,8 @@ Result<void> read_healthcheck(Instruction& instruction, std::string_view rest) {
     instruction.words = {"NONE"};
     return {};
   }
-  if (kind != "cmd" || after.empty()) return invalid_argument("HEALTHCHECK must be followed by CMD and a command, or NONE");
+  if (kind != "cmd" || after.empty())
+    return invalid_argument("HEALTHCHECK must be followed by CMD and a command, or NONE");
   PROA_TRY_VOID(read_command(instruction, after));
   instruction.words.insert(instruction.words.begin(), "CMD");
   return {};
@@ -335,7 +351,8 @@ Result<Instruction> read_instruction(std::string_view line, char escape) {
     for (const std::string& candidate : split_words(rest, escape)) {
       auto heredoc = read_heredoc_word(candidate);
       if (!heredoc) continue;
-      if (instruction.heredocs.size() == kHeredocsMax) return invalid_argument("more than 64 heredocs in one instruction");
+      if (instruction.heredocs.size() == kHeredocsMax)
+        return invalid_argument("more than 64 heredocs in one instruction");
       instruction.heredocs.push_back(std::move(*heredoc));
     }
   }
@@ -359,7 +376,8 @@ class Parser {
       if (!instruction.ok()) return at_line(start, instruction.error());
       instruction->line = start;
       if (auto bodies = read_heredocs(*instruction); !bodies.ok()) return at_line(start, bodies.error());
-      if (file_.instructions.size() == kInstructionsMax) return at_line(start, invalid_argument("more than 10,000 instructions"));
+      if (file_.instructions.size() == kInstructionsMax)
+        return at_line(start, invalid_argument("more than 10,000 instructions"));
       file_.instructions.push_back(std::move(instruction).value());
     }
     return std::move(file_);

@@ -17,8 +17,24 @@
 namespace proa::image {
 
 enum class Keyword {
-  kFrom, kRun, kCopy, kAdd, kEnv, kArg, kWorkdir, kUser, kShell, kCmd, kEntrypoint, kExpose, kLabel,
-  kVolume, kStopSignal, kHealthcheck, kOnbuild, kMaintainer,
+  kFrom,
+  kRun,
+  kCopy,
+  kAdd,
+  kEnv,
+  kArg,
+  kWorkdir,
+  kUser,
+  kShell,
+  kCmd,
+  kEntrypoint,
+  kExpose,
+  kLabel,
+  kVolume,
+  kStopSignal,
+  kHealthcheck,
+  kOnbuild,
+  kMaintainer,
 };
 
 std::string_view keyword_name(Keyword keyword);  // As it is written: "RUN".
@@ -38,16 +54,16 @@ struct Pair {
 
 struct Heredoc {
   std::string name;
-  std::string content;         // With its newlines; leading tabs are gone if it began with <<-.
-  bool expands = true;         // False if the name was quoted.
+  std::string content;  // With its newlines; leading tabs are gone if it began with <<-.
+  bool expands = true;  // False if the name was quoted.
   bool strips_tabs = false;
   friend bool operator==(const Heredoc&, const Heredoc&) = default;
 };
 
 struct Instruction {
   Keyword keyword = Keyword::kRun;
-  int line = 0;          // Where it begins, from 1.
-  std::string source;    // The whole of it on one line, without heredoc bodies: for logs and errors.
+  int line = 0;        // Where it begins, from 1.
+  std::string source;  // The whole of it on one line, without heredoc bodies: for logs and errors.
   std::vector<Flag> flags;
   bool exec_form = false;  // RUN, CMD, ENTRYPOINT, SHELL, HEALTHCHECK: a JSON list.
   // exec form: its items. FROM, COPY, ADD, EXPOSE, VOLUME: the words. HEALTHCHECK: NONE or CMD and, in exec

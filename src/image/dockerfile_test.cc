@@ -28,10 +28,13 @@ std::string failure(std::string_view text) {
 Result<std::string> expand(std::string_view word, Quotes quotes = Quotes::kRemove) {
   static const std::map<std::string, std::string, std::less<>> kVariables{
       {"X", "value"}, {"EMPTY", ""}, {"PATH", "/usr/bin:/bin"}, {"FILE", "a.tar.gz"}, {"a", "lower"}};
-  return expand_word(word, '\\', [](std::string_view name) {
-    const auto found = kVariables.find(name);
-    return found == kVariables.end() ? std::nullopt : std::optional(found->second);
-  }, quotes);
+  return expand_word(
+      word, '\\',
+      [](std::string_view name) {
+        const auto found = kVariables.find(name);
+        return found == kVariables.end() ? std::nullopt : std::optional(found->second);
+      },
+      quotes);
 }
 
 TEST(ShellWords, VariablesAreReplaced) {
@@ -97,12 +100,14 @@ TEST(Glob, MatchesAsGoDoes) {
     bool matches;
   };
   for (const Case& c : std::initializer_list<Case>{
-           {"abc", "abc", true},        {"*", "abc", true},       {"*c", "abc", true},      {"a*", "ab/c", false},
-           {"a*/b", "abc/b", true},     {"a*b*c*d*e*/f", "axbxcxdxe/f", true},              {"a?c", "abc", true},
-           {"a?c", "a/c", false},       {"[a-c]x", "bx", true},   {"[^a-c]x", "bx", false}, {"[^a-c]x", "dx", true},
-           {"a\\*b", "a*b", true},      {"a\\*b", "axb", false},  {"*.txt", "a.txt", true}, {"*.txt", "a.txt.gz", false},
-           {"", "", true},              {"*", "", true},          {"a*a", "aa", true},      {"[\\]a]", "]", true},
-           {"*/*", "a/b", true},        {"*/*", "a/b/c", false},  {"[x-]", "z", false}}) {
+           {"abc", "abc", true},     {"*", "abc", true},       {"*c", "abc", true},
+           {"a*", "ab/c", false},    {"a*/b", "abc/b", true},  {"a*b*c*d*e*/f", "axbxcxdxe/f", true},
+           {"a?c", "abc", true},     {"a?c", "a/c", false},    {"[a-c]x", "bx", true},
+           {"[^a-c]x", "bx", false}, {"[^a-c]x", "dx", true},  {"a\\*b", "a*b", true},
+           {"a\\*b", "axb", false},  {"*.txt", "a.txt", true}, {"*.txt", "a.txt.gz", false},
+           {"", "", true},           {"*", "", true},          {"a*a", "aa", true},
+           {"[\\]a]", "]", true},    {"*/*", "a/b", true},     {"*/*", "a/b/c", false},
+           {"[x-]", "z", false}}) {
     const auto result = glob_match(c.pattern, c.text);
     if (std::string_view(c.pattern) == "[x-]") {
       EXPECT_FALSE(result.ok());
@@ -161,9 +166,9 @@ TEST(Dockerfile, AllThatTheOfficialClientSendsIsUnderstood) {
   EXPECT_EQ(*uv.flag("from"), "ghcr.io/astral-sh/uv:latest");
   EXPECT_EQ(uv.words, (Strings{"/uv", "/.uv/uv"}));
   EXPECT_EQ(list[23].pairs, (std::vector<Pair>{{"PATH", "/.uv/.venv/bin:$PATH"}}));
-  EXPECT_EQ(list[24].text, "cd /tmp/poetry &&   poetry config virtualenvs.create false &&   poetry install --no-root --compile");
-  EXPECT_EQ(list[25].pairs,
-            (std::vector<Pair>{{"A", "plain"}, {"B", "'a'\"'\"'b'"}, {"C", "'with $X blanks'"}}));
+  EXPECT_EQ(list[24].text,
+            "cd /tmp/poetry &&   poetry config virtualenvs.create false &&   poetry install --no-root --compile");
+  EXPECT_EQ(list[25].pairs, (std::vector<Pair>{{"A", "plain"}, {"B", "'a'\"'\"'b'"}, {"C", "'with $X blanks'"}}));
   EXPECT_EQ(list[26].text, "'/w x'");
   EXPECT_EQ(list[27].words, (Strings{"/bin/a \"q\"", "é"}));
   // Unescaped JSON is no JSON, so it is a shell command, as Docker has it.
@@ -227,7 +232,8 @@ TEST(Dockerfile, FlagsStandInFront) {
 }
 
 TEST(Dockerfile, EnvHasTwoForms) {
-  const auto list = parse("FROM a\nENV k some  long value\nENV a=1 b=\"x y\" c=d\\ e\nLABEL \"a b\"=c\nARG N\nARG M=1 O\n");
+  const auto list =
+      parse("FROM a\nENV k some  long value\nENV a=1 b=\"x y\" c=d\\ e\nLABEL \"a b\"=c\nARG N\nARG M=1 O\n");
   EXPECT_EQ(list[1].pairs, (std::vector<Pair>{{"k", "some  long value"}}));
   EXPECT_EQ(list[2].pairs, (std::vector<Pair>{{"a", "1"}, {"b", "\"x y\""}, {"c", "d\\ e"}}));
   EXPECT_EQ(list[3].pairs, (std::vector<Pair>{{"\"a b\"", "c"}}));

@@ -26,7 +26,9 @@ ClassChar class_char(std::string_view pattern, std::size_t at) {
   return {2, pattern[at + 1]};
 }
 
-Error malformed(std::string_view pattern) { return invalid_argument("malformed pattern '" + std::string(pattern) + "'"); }
+Error malformed(std::string_view pattern) {
+  return invalid_argument("malformed pattern '" + std::string(pattern) + "'");
+}
 
 Result<Element> element(std::string_view pattern, std::size_t at, char c) {
   switch (pattern[at]) {
@@ -54,7 +56,8 @@ Result<Element> element(std::string_view pattern, std::size_t at, char c) {
       end += 1 + high.size;
     }
     const auto value = static_cast<unsigned char>(c);
-    inside = inside || (static_cast<unsigned char>(low.value) <= value && value <= static_cast<unsigned char>(high.value));
+    inside =
+        inside || (static_cast<unsigned char>(low.value) <= value && value <= static_cast<unsigned char>(high.value));
     any = true;
   }
   return Element{end + 1 - at, inside != negated && c != '/'};

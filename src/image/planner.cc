@@ -52,7 +52,8 @@ std::vector<std::pair<std::string, std::string>> read_options(std::string_view t
   bool quoted = false;
   const auto flush = [&] {
     const auto equals = field.find('=');
-    options.emplace_back(lower(field.substr(0, equals)), equals == std::string::npos ? std::string() : field.substr(equals + 1));
+    options.emplace_back(lower(field.substr(0, equals)),
+                         equals == std::string::npos ? std::string() : field.substr(equals + 1));
     field.clear();
   };
   for (const char c : text) {
@@ -76,7 +77,8 @@ std::string absolute(std::string_view path, std::string_view workdir) {
 }
 
 Result<void> check_platform(const std::string& platform) {
-  static constexpr std::array<std::string_view, 5> kOurs{"linux/amd64", "linux/x86_64", "linux", "amd64", "linux/amd64/v1"};
+  static constexpr std::array<std::string_view, 5> kOurs{"linux/amd64", "linux/x86_64", "linux", "amd64",
+                                                         "linux/amd64/v1"};
   if (std::find(kOurs.begin(), kOurs.end(), platform) != kOurs.end()) return {};
   return unimplemented("--platform=" + platform + ": images are built for linux/amd64 only");
 }
@@ -234,7 +236,8 @@ class StagePlanner {
       case Keyword::kVolume: return volume(instruction);
       case Keyword::kHealthcheck:
         config.healthcheck = instruction.words;
-        if (config.healthcheck.front() == "CMD" && !instruction.exec_form) config.healthcheck = {"CMD-SHELL", instruction.text};
+        if (config.healthcheck.front() == "CMD" && !instruction.exec_form)
+          config.healthcheck = {"CMD-SHELL", instruction.text};
         return {};
       case Keyword::kOnbuild: config.onbuild.push_back(instruction.text); return {};
       case Keyword::kMaintainer: {
@@ -520,7 +523,8 @@ Result<BuildPlan> plan_stages(const Dockerfile& file, const Args& build_args) {
     } else if (!all.empty()) {
       all.back().instructions.push_back(instruction);
     } else if (instruction.keyword == Keyword::kArg) {
-      if (auto added = add_global_args(plan, instruction, build_args); !added.ok()) return at_line(instruction.line, added.error());
+      if (auto added = add_global_args(plan, instruction, build_args); !added.ok())
+        return at_line(instruction.line, added.error());
     } else {
       return at_line(instruction.line, invalid_argument("no build stage yet: the first instruction is FROM"));
     }
@@ -545,7 +549,8 @@ Result<BuildPlan> plan_stages(const Dockerfile& file, const Args& build_args) {
   return plan;
 }
 
-Result<StageSteps> plan_steps(const BuildPlan& plan, const PlannedStage& stage, StageState start, const Args& build_args) {
+Result<StageSteps> plan_steps(const BuildPlan& plan, const PlannedStage& stage, StageState start,
+                              const Args& build_args) {
   return StagePlanner(plan, stage, std::move(start), build_args).plan();
 }
 

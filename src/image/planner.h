@@ -28,9 +28,9 @@ struct PlannedStage {
   int index = 0;     // Its place in the file.
   std::string name;  // Lower case; empty without AS.
   int line = 0;
-  std::string source;               // The FROM line.
-  std::optional<int> base_stage;    // FROM an earlier stage…
-  std::string base;                 // …or this: "scratch", a parent's name or a reference.
+  std::string source;             // The FROM line.
+  std::optional<int> base_stage;  // FROM an earlier stage…
+  std::string base;               // …or this: "scratch", a parent's name or a reference.
   std::vector<Instruction> instructions;
 };
 
@@ -84,7 +84,7 @@ struct CopyStep {
   Origin origin;
   std::vector<std::string> sources;
   std::vector<std::pair<std::string, std::string>> inline_files;  // Heredocs: name → content.
-  std::string destination;  // Absolute.
+  std::string destination;                                        // Absolute.
   bool into_directory = false;
   std::string chown;  // Empty: as it is.
   std::optional<std::uint32_t> chmod;

@@ -17,8 +17,9 @@ std::string dockerfile_text(const Recipe& recipe) {
 
 Digest recipe_key(const Recipe& recipe) {
   Recipe canonical = recipe;
-  std::sort(canonical.context_files.begin(), canonical.context_files.end(),
-            [](const ContextFile& a, const ContextFile& b) { return std::tie(a.name, a.data) < std::tie(b.name, b.data); });
+  std::sort(
+      canonical.context_files.begin(), canonical.context_files.end(),
+      [](const ContextFile& a, const ContextFile& b) { return std::tie(a.name, a.data) < std::tie(b.name, b.data); });
   std::sort(canonical.secret_keys.begin(), canonical.secret_keys.end());
   canonical.secret_keys.erase(std::unique(canonical.secret_keys.begin(), canonical.secret_keys.end()),
                               canonical.secret_keys.end());

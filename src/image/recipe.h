@@ -38,12 +38,14 @@ struct BuildFunction {
   Bytes globals;
   Bytes input;
 
-  static void fields(auto& visit, auto& self) { visit(1, self.definition), visit(2, self.globals), visit(3, self.input); }
+  static void fields(auto& visit, auto& self) {
+    visit(1, self.definition), visit(2, self.globals), visit(3, self.input);
+  }
   friend bool operator==(const BuildFunction&, const BuildFunction&) = default;
 };
 
 struct Recipe {
-  std::map<std::string, ImageId> parents;  // Names that FROM may use: "base" → an image that is built.
+  std::map<std::string, ImageId> parents;        // Names that FROM may use: "base" → an image that is built.
   std::vector<std::string> dockerfile_commands;  // Joined by newlines they are the Dockerfile.
   std::vector<ContextFile> context_files;
   Digest context;  // Tree of the build context; the zero digest is none.
@@ -52,7 +54,7 @@ struct Recipe {
   RegistryAuth registry_auth = RegistryAuth::kPublic;
   std::string gpu_type;
   std::uint32_t gpu_count = 0;
-  std::map<std::string, VolumeId> volumes;  // Path → volume that is there during RUN.
+  std::map<std::string, VolumeId> volumes;    // Path → volume that is there during RUN.
   std::vector<BuildFunction> build_function;  // None or one.
   std::string builder_version;
 

@@ -16,7 +16,9 @@ constexpr std::size_t kTextBytesMax = 16 << 20;  // With literal quotes: a file'
 constexpr std::size_t kTrimBytesMax = 2048;
 constexpr std::size_t kReplaceBytesMax = 256;
 
-bool is_letter(char c) { return std::isalpha(static_cast<unsigned char>(c)) != 0 || static_cast<unsigned char>(c) >= 128; }
+bool is_letter(char c) {
+  return std::isalpha(static_cast<unsigned char>(c)) != 0 || static_cast<unsigned char>(c) >= 128;
+}
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_blank(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 

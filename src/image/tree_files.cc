@@ -52,7 +52,8 @@ Result<std::string> resolve_in(std::string_view path, LastLink last, const At& a
       if (++links > kLinksMax) return invalid_argument("'/" + std::string(path) + "' leads through too many links");
       if (entry->target.starts_with('/')) done.clear();
       rest = entry->target + "/" + rest;
-      if (rest.size() > 2 * cas::kPathBytesMax) return invalid_argument("'/" + std::string(path) + "' leads to too long a path");
+      if (rest.size() > 2 * cas::kPathBytesMax)
+        return invalid_argument("'/" + std::string(path) + "' leads to too long a path");
       continue;
     }
     if (entry != nullptr && entry->kind != EntryKind::kDirectory && !is_last) {
@@ -65,8 +66,9 @@ Result<std::string> resolve_in(std::string_view path, LastLink last, const At& a
 
 // The entries strictly below `directory`, which stand together.
 std::pair<std::size_t, std::size_t> range_below(const Tree& tree, std::string_view directory) {
-  const auto begin = std::upper_bound(tree.entries.begin(), tree.entries.end(), directory,
-                                      [](std::string_view path, const TreeEntry& entry) { return cas::path_less(path, entry.path); });
+  const auto begin =
+      std::upper_bound(tree.entries.begin(), tree.entries.end(), directory,
+                       [](std::string_view path, const TreeEntry& entry) { return cas::path_less(path, entry.path); });
   auto end = begin;
   while (end != tree.entries.end() && is_below(end->path, directory)) ++end;
   return {static_cast<std::size_t>(begin - tree.entries.begin()), static_cast<std::size_t>(end - tree.entries.begin())};
@@ -85,7 +87,8 @@ class Copier {
         PROA_TRY_VOID(one(match));
       }
     }
-    if (found == 0) return not_found("no file in " + request_.from_name + " matches '" + request_.sources.front() + "'");
+    if (found == 0)
+      return not_found("no file in " + request_.from_name + " matches '" + request_.sources.front() + "'");
     return {};
   }
 
@@ -96,7 +99,8 @@ class Copier {
     if (!has_wildcard(path)) return std::vector<std::string>{path};
     // The part before the first component with a pattern is an ordinary path, through links if need be.
     std::size_t start = 0;
-    while (!has_wildcard(std::string_view(path).substr(start, path.find('/', start) - start))) start = path.find('/', start) + 1;
+    while (!has_wildcard(std::string_view(path).substr(start, path.find('/', start) - start)))
+      start = path.find('/', start) + 1;
     const std::string pattern = path.substr(start);
     PROA_TRY_VOID(glob_match(pattern, ""));
     PROA_TRY(const std::string base, image::resolve(*request_.from, start == 0 ? "" : path.substr(0, start - 1)));
@@ -104,7 +108,8 @@ class Copier {
     const auto [begin, end] = range_below(*request_.from, base);
     for (std::size_t i = begin; i < end; ++i) {
       const std::string& candidate = request_.from->entries[i].path;
-      PROA_TRY(const bool match, glob_match(pattern, std::string_view(candidate).substr(base.empty() ? 0 : base.size() + 1)));
+      PROA_TRY(const bool match,
+               glob_match(pattern, std::string_view(candidate).substr(base.empty() ? 0 : base.size() + 1)));
       if (match) matches.push_back(candidate);
     }
     return matches;
@@ -160,7 +165,8 @@ class Copier {
   Result<void> file(const TreeEntry& source, const std::string& destination) {
     const TreeEntry* there = target_.at(destination);
     if (destination.empty() || (there != nullptr && there->kind == EntryKind::kDirectory)) {
-      return invalid_argument("the file '/" + source.path + "' cannot be copied over the directory '/" + destination + "'");
+      return invalid_argument("the file '/" + source.path + "' cannot be copied over the directory '/" + destination +
+                              "'");
     }
     return target_.put(owned(source, destination), owner_of_parents());
   }

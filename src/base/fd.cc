@@ -34,7 +34,7 @@ Result<void> write_all(int fd, BytesView bytes, std::string_view what) {
 }
 
 Result<Bytes> read_all(int fd, std::size_t bytes_max, std::string_view what) {
-  struct stat status {};
+  struct stat status{};
   std::size_t expected = 0;
   if (::fstat(fd, &status) == 0 && S_ISREG(status.st_mode)) {
     if (static_cast<std::uint64_t>(status.st_size) > bytes_max) {

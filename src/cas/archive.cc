@@ -194,7 +194,8 @@ class Unpack {
   Result<void> read_content(archive_entry* header, TreeEntry& entry) {
     std::unique_ptr<ObjectWriter> writer;
     Bytes small;
-    const bool in_memory = ::archive_entry_size_is_set(header) != 0 && ::archive_entry_size(header) <= kInMemoryBytesMax;
+    const bool in_memory =
+        ::archive_entry_size_is_set(header) != 0 && ::archive_entry_size(header) <= kInMemoryBytesMax;
     if (!in_memory) {
       PROA_TRY(writer, store_.write());
     }
@@ -226,8 +227,8 @@ class Unpack {
 
   Result<Tree> finish() {
     for (const std::string& path : opaque_) {
-      auto [place, added] = entries_.try_emplace(
-          path, TreeEntry{.path = path, .kind = EntryKind::kDirectory, .mode = 0755});
+      auto [place, added] =
+          entries_.try_emplace(path, TreeEntry{.path = path, .kind = EntryKind::kDirectory, .mode = 0755});
       if (place->second.kind != EntryKind::kDirectory) {
         return invalid_argument("'" + path + "' is said to be an opaque directory, and is none");
       }

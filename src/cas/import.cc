@@ -87,7 +87,7 @@ class Walk {
 
   Result<void> add_directory(const std::string& path, OwnedFd fd, int depth) {
     if (depth > kDepthMax) return invalid_argument("'" + path + "' is deeper than 500 directories");
-    struct stat status {};
+    struct stat status{};
     if (::fstat(fd.get(), &status) != 0) return errno_error(errno, "cannot look at '" + path + "'");
     TreeEntry self{.path = path, .kind = EntryKind::kDirectory};
     set_status(self, status);
@@ -111,7 +111,7 @@ class Walk {
   }
 
   Result<void> add(int parent, const std::string& name, const std::string& path, int depth) {
-    struct stat status {};
+    struct stat status{};
     if (::fstatat(parent, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) {
       if (errno == ENOENT) return {};  // Gone since the directory was read.
       return errno_error(errno, "cannot look at '" + path + "'");
@@ -163,7 +163,7 @@ class Walk {
 
   Result<void> read_file(TreeEntry& entry) {
     PROA_TRY(const OwnedFd fd, open_beneath(root_.get(), entry.path, O_RDONLY | O_NONBLOCK));
-    struct stat status {};
+    struct stat status{};
     if (::fstat(fd.get(), &status) != 0) return errno_error(errno, "cannot look at '" + entry.path + "'");
     if (!S_ISREG(status.st_mode)) return Error{Code::kAborted, "'" + entry.path + "' changed while it was imported"};
     set_status(entry, status);

@@ -26,7 +26,7 @@ enum class Owners : std::uint8_t {
 
 struct ImportOptions {
   Owners owners = Owners::kKeep;
-  int threads = 2;  // That read and hash files.
+  int threads = 2;                                   // That read and hash files.
   std::uint64_t bytes_max = std::uint64_t{1} << 40;  // Of all files together.
 };
 

@@ -164,7 +164,7 @@ Result<Digest> Batch::put_bytes(BytesView bytes) {
 }
 
 Result<Stored> Batch::put_fd(int fd) {
-  struct stat status {};
+  struct stat status{};
   if (::fstat(fd, &status) != 0) return errno_error(errno, "cannot look at a file");
   if (!S_ISREG(status.st_mode)) return invalid_argument("only a regular file can become an object");
   if (static_cast<std::uint64_t>(status.st_size) <= kInMemoryBytesMax) {
@@ -295,15 +295,15 @@ Result<std::unique_ptr<ObjectStore>> ObjectStore::open(const std::string& direct
   PROA_TRY_VOID(make_directory(AT_FDCWD, directory));
   PROA_TRY(OwnedFd root, open_file(AT_FDCWD, directory, O_RDONLY | O_DIRECTORY));
   PROA_TRY_VOID(make_directory(root.get(), "tmp"));
-  for (unsigned shard = 0; shard < 256; ++shard) PROA_TRY_VOID(make_directory(root.get(), shard_name(shard)));
   PROA_TRY_VOID(flush(root.get(), "cannot flush the object store"));
   PROA_TRY(OwnedFd tmp, open_file(root.get(), "tmp", O_RDONLY | O_DIRECTORY));
 
   PROA_TRY(const auto names, names_in(root.get(), "tmp"));
   const Time old = SystemClock().now() - kTmpAgeMax;
   for (const std::string& name : names) {
-    struct stat status {};
-    if (::fstatat(tmp.get(), name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0 || time_of(status.st_mtim) > old) continue;
+    struct stat status{};
+    if (::fstatat(tmp.get(), name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0 || time_of(status.st_mtim) > old)
+      continue;
     ::unlinkat(tmp.get(), name.c_str(), 0);
   }
   return std::unique_ptr<ObjectStore>(new ObjectStore(directory, std::move(root), std::move(tmp)));
@@ -317,7 +317,7 @@ std::string ObjectStore::name_of(const Digest& digest) {
 
 Result<bool> ObjectStore::touch(const Digest& digest, std::uint64_t size_bytes) {
   const std::string name = name_of(digest);
-  struct stat status {};
+  struct stat status{};
   if (::fstatat(root_.get(), name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) {
     if (errno == ENOENT) return false;
     return errno_error(errno, "cannot look for an object");
@@ -336,16 +336,20 @@ Result<bool> ObjectStore::touch(const Digest& digest, std::uint64_t size_bytes) 
 
 Result<void> ObjectStore::publish(const std::string& temporary, const Digest& digest, std::uint64_t size_bytes) {
   const std::string name = name_of(digest);
-  if (::renameat2(tmp_.get(), temporary.c_str(), root_.get(), name.c_str(), RENAME_NOREPLACE) == 0) return {};
-  int err = errno;
-  if (err == EINVAL) {  // A file system without that flag.
-    if (::linkat(tmp_.get(), temporary.c_str(), root_.get(), name.c_str(), 0) == 0) {
-      discard(temporary);
-      return {};
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    if (::renameat2(tmp_.get(), temporary.c_str(), root_.get(), name.c_str(), RENAME_NOREPLACE) == 0) return {};
+    int err = errno;
+    if (err == EINVAL) {  // A file system without that flag.
+      if (::linkat(tmp_.get(), temporary.c_str(), root_.get(), name.c_str(), 0) == 0) {
+        discard(temporary);
+        return {};
+      }
+      err = errno;
     }
-    err = errno;
+    if (err == EEXIST) break;
+    if (err != ENOENT || attempt != 0) return disk_error(err, "cannot name an object");
+    PROA_TRY_VOID(make_directory(root_.get(), shard_name(shard_of(digest))));
   }
-  if (err != EEXIST) return disk_error(err, "cannot name an object");
   PROA_TRY(const bool there, touch(digest, size_bytes));
   if (there) {
     discard(temporary);
@@ -359,7 +363,12 @@ Result<void> ObjectStore::publish(const std::string& temporary, const Digest& di
 
 Result<void> ObjectStore::sync_shard(unsigned shard) {
   PROA_TRY(const OwnedFd fd, open_file(root_.get(), shard_name(shard), O_RDONLY | O_DIRECTORY));
-  return flush(fd.get(), "cannot flush the object store");
+  PROA_TRY_VOID(flush(fd.get(), "cannot flush the object store"));
+  if (!durable_shards_[shard]) {
+    PROA_TRY_VOID(flush(root_.get(), "cannot flush the object store"));
+    durable_shards_[shard] = true;
+  }
+  return {};
 }
 
 void ObjectStore::discard(const std::string& temporary) {
@@ -410,7 +419,7 @@ Result<bool> ObjectStore::has(const Digest& digest) const {
 }
 
 Result<std::uint64_t> ObjectStore::size(const Digest& digest) const {
-  struct stat status {};
+  struct stat status{};
   if (::fstatat(root_.get(), name_of(digest).c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) {
     if (errno == ENOENT) return missing(digest);
     return errno_error(errno, "cannot look for an object");
@@ -437,7 +446,7 @@ Result<Bytes> ObjectStore::read(const Digest& digest, std::size_t bytes_max) con
 
 Result<Bytes> ObjectStore::read_range(const Digest& digest, std::uint64_t offset, std::size_t length) const {
   PROA_TRY(const OwnedFd fd, open_object(digest));
-  struct stat status {};
+  struct stat status{};
   if (::fstat(fd.get(), &status) != 0) return errno_error(errno, "cannot look at an object");
   const auto size_bytes = static_cast<std::uint64_t>(status.st_size);
   if (offset >= size_bytes) return Bytes();
@@ -481,10 +490,11 @@ Result<Tree> ObjectStore::get_tree(const Digest& digest) const {
 Result<void> ObjectStore::for_each(const std::function<bool(const ObjectInfo&)>& each) const {
   for (unsigned shard = 0; shard < 256; ++shard) {
     const std::string prefix = shard_name(shard);
+    if (::faccessat(root_.get(), prefix.c_str(), F_OK, 0) != 0) continue;  // None has begun so yet.
     PROA_TRY(const auto names, names_in(root_.get(), prefix));
     for (const std::string& name : names) {
       auto digest = Digest::from_hex(prefix + name);
-      struct stat status {};
+      struct stat status{};
       if (!digest.ok() || name_of(digest.value()) != prefix + "/" + name) continue;
       if (::fstatat(root_.get(), (prefix + "/" + name).c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) continue;
       const ObjectInfo info{.digest = digest.value(),

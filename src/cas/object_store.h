@@ -13,6 +13,8 @@
 // kDataLoss when bytes that were read are not those that the name promises.
 #pragma once
 
+#include <array>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -159,6 +161,8 @@ class ObjectStore {
   std::string directory_;
   OwnedFd root_;
   OwnedFd tmp_;
+  // Shards whose own names are known to be on the disk. Made when first needed.
+  std::array<std::atomic<bool>, 256> durable_shards_{};
 };
 
 }  // namespace proa::cas

@@ -59,7 +59,8 @@ bool entry_less(const TreeEntry& a, const TreeEntry& b) { return path_less(a.pat
 
 // All the rules but those of a single entry: order, uniqueness, parents.
 Result<void> check_tree(const Tree& tree) {
-  if (tree.entries.empty() || !tree.entries.front().path.empty()) return invalid_argument("a tree begins with its root");
+  if (tree.entries.empty() || !tree.entries.front().path.empty())
+    return invalid_argument("a tree begins with its root");
   if (tree.entries.size() > kTreeEntriesMax) return invalid_argument("a tree has at most 4,000,000 entries");
   std::vector<const TreeEntry*> above;  // The directories from the root down to the last entry.
   for (const TreeEntry& entry : tree.entries) {
@@ -121,7 +122,8 @@ Result<Tree> make_tree(std::vector<TreeEntry> entries) {
     std::vector<std::string_view> missing;
     for (std::string_view parent = parent_of(entry.path); !parent.empty(); parent = parent_of(parent)) {
       const std::string_view last = tree.entries.back().path;
-      const bool there = last == parent || (last.size() > parent.size() && last.starts_with(parent) && last[parent.size()] == '/');
+      const bool there =
+          last == parent || (last.size() > parent.size() && last.starts_with(parent) && last[parent.size()] == '/');
       if (there) break;
       missing.push_back(parent);
     }
@@ -199,8 +201,9 @@ Result<Tree> decode_tree(BytesView bytes) {
 Digest tree_digest(const Tree& tree) { return sha256(encode_tree(tree)); }
 
 const TreeEntry* find(const Tree& tree, std::string_view path) {
-  const auto place = std::lower_bound(tree.entries.begin(), tree.entries.end(), path,
-                                      [](const TreeEntry& entry, std::string_view wanted) { return path_less(entry.path, wanted); });
+  const auto place =
+      std::lower_bound(tree.entries.begin(), tree.entries.end(), path,
+                       [](const TreeEntry& entry, std::string_view wanted) { return path_less(entry.path, wanted); });
   return place != tree.entries.end() && place->path == path ? &*place : nullptr;
 }
 

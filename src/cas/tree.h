@@ -33,10 +33,10 @@ struct TreeEntry {
   std::uint32_t mode = 0;  // The low 12 bits of st_mode.
   std::uint32_t uid = 0;   // As seen inside a container.
   std::uint32_t gid = 0;
-  std::int64_t mtime_nanos = 0;  // Since the epoch.
-  std::uint64_t size_bytes = 0;  // Files.
-  Digest content;                // Files with a size other than 0: the object with their bytes.
-  std::string target;            // Symlinks.
+  std::int64_t mtime_nanos = 0;               // Since the epoch.
+  std::uint64_t size_bytes = 0;               // Files.
+  Digest content;                             // Files with a size other than 0: the object with their bytes.
+  std::string target;                         // Symlinks.
   std::map<std::string, std::string> xattrs;  // user.* and security.capability only.
   // Directories in a layer: hides what lower layers have in it.
   bool opaque = false;

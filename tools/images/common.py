@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the tools of this directory share: the cache, commands, chroots, archives. Standard library only."""
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -41,6 +43,25 @@ def cache_directory(kind: str) -> Path:
     directory = root / kind
     directory.mkdir(parents=True, exist_ok=True)
     return directory
+
+
+@contextlib.contextmanager
+def making(kind: str, name: str):
+    """One maker of a thing at a time, over all checkouts; whoever waited finds it made."""
+    with open(cache_directory("locks") / f"{kind}-{name}", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log(f"      another process is making {name}; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def drop_outdated(kind: str, name: str, keep: Path) -> None:
+    """Removes the archives of earlier recipes."""
+    for path in cache_directory(kind).glob(f"{name}-????????????.tar*"):
+        if path != keep and path.name != keep.name:
+            path.unlink(missing_ok=True)
 
 
 def scratch_directory(prefix: str) -> Path:
@@ -167,8 +188,39 @@ def pip_download(requirements: list[str], directory: Path, options: list[str] = 
     return sorted(directory.glob("*.whl"))
 
 
-def unpack_wheel(wheel: Path, target: Path) -> None:
-    """What an installer puts into site-packages. Refuses names that lead out of `target`."""
+def cached(kind: str, name: str, recipe: str) -> dict | None:
+    """The description of something in the cache, its archive's path whole; None if it is not there or outdated."""
+    directory = cache_directory(kind)
+    try:
+        description = json.loads((directory / f"{name}.json").read_text())
+    except (OSError, ValueError):
+        return None
+    archive = directory / str(description.get("archive", "."))
+    if description.get("recipe") != recipe or not archive.is_file():
+        return None
+    return {**description, "archive": str(archive)}
+
+
+def answer(kind: str, name: str, recipe: str, again: bool, make) -> None:
+    """Prints the description of what the cache has under `name`; make(archive) makes it first if need be."""
+    with making(kind, name):
+        description = None if again else cached(kind, name, recipe)
+        if description is None:
+            # Under a name of its own: the description never names half an archive.
+            archive = cache_directory(kind) / f"{name}-{recipe[:12]}.tar"
+            told = make(archive)
+            write_json(archive.with_name(f"{name}.json"),
+                       {"format": "proa mount 1", **told, "name": name, "recipe": recipe, "archive": archive.name})
+            drop_outdated(kind, name, archive)
+            description = cached(kind, name, recipe)
+    print(json.dumps(description))
+
+
+def unpack_wheel(wheel: Path, target: Path, scripts: bool = False) -> None:
+    """What an installer puts into site-packages; with `scripts`, also programs, into `target`/bin.
+
+    Refuses names that lead out of `target`.
+    """
     with zipfile.ZipFile(wheel) as archive:
         for member in archive.infolist():
             parts = Path(member.filename).parts
@@ -176,9 +228,12 @@ def unpack_wheel(wheel: Path, target: Path) -> None:
                 raise Failed(f"the wheel {wheel.name} holds the name '{member.filename}'")
             # NAME-VERSION.data/{purelib,platlib}/… belongs beside the rest; scripts, headers and data do not.
             if parts[0].endswith(".data"):
-                if len(parts) < 3 or parts[1] not in ("purelib", "platlib"):
+                if len(parts) >= 3 and parts[1] in ("purelib", "platlib"):
+                    parts = parts[2:]
+                elif len(parts) >= 3 and parts[1] == "scripts" and scripts:
+                    parts = ("bin", *parts[2:])
+                else:
                     continue
-                parts = parts[2:]
             place = target.joinpath(*parts)
             if member.is_dir():
                 place.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from pathlib import Path
 import common
 from common import Failed, log
 
-# Changes whenever what is made changes: part of the cache's key.
+# Part of the cache's key, with this file's text: changes when the files beside it change what is made.
 RECIPE = "1"
 
 SUITES = {"bookworm": {"python": "3.11", "release": "12"}, "trixie": {"python": "3.13", "release": "13"}}
@@ -351,6 +351,7 @@ def make(suite: str, tools: bool, cache: Path, name: str, tools_name: str, recip
         log("      packing")
         common.tar_of_root(root, cache / archive)
         common.write_json(cache / f"{name}.json", description)
+        common.drop_outdated("bases", name, cache / archive)
         if tools:
             with common.Chroot(root) as chroot:
                 add_tools(chroot)
@@ -360,17 +361,9 @@ def make(suite: str, tools: bool, cache: Path, name: str, tools_name: str, recip
             log("      packing")
             common.tar_of_root(root, cache / archive)
             common.write_json(cache / f"{tools_name}.json", description)
+            common.drop_outdated("bases", tools_name, cache / archive)
     finally:
         common.remove_tree(work)
-
-
-def cached(cache: Path, name: str, recipe: str) -> dict | None:
-    try:
-        description = json.loads((cache / f"{name}.json").read_text())
-    except (OSError, ValueError):
-        return None
-    good = description.get("recipe") == recipe and (cache / description["archive"]).is_file()
-    return description if good else None
 
 
 def main() -> int:
@@ -388,17 +381,13 @@ def main() -> int:
     cache = common.cache_directory("bases")
     name = f"python-{version}-slim-{args.suite}"
     tools_name = f"default-{version}-{args.suite}"
-    here = Path(__file__)
-    recipe = common.digest_of(RECIPE, here.read_bytes(), here.with_name("common.py").read_bytes())
+    recipe = common.digest_of(RECIPE, Path(__file__).read_bytes())
     wanted = [name] + ([tools_name] if args.tools else [])
-    if args.again or not all(cached(cache, each, recipe) for each in wanted):
-        make(args.suite, args.tools, cache, name, tools_name, recipe)
+    with common.making("bases", name):
+        if args.again or not all(common.cached("bases", each, recipe) for each in wanted):
+            make(args.suite, args.tools, cache, name, tools_name, recipe)
     for each in wanted:
-        description = cached(cache, each, recipe)
-        if description is None:
-            raise Failed(f"{each} was made but is not in the cache")
-        description["archive"] = str(cache / description["archive"])
-        print(json.dumps(description))
+        print(json.dumps(common.cached("bases", each, recipe)))
     return 0
 
 

@@ -2,6 +2,7 @@
 #include "rt/real_loop.h"
 
 #include <fcntl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <asio/io_context.hpp>
@@ -113,7 +114,9 @@ Async<Result<std::string>> WatchedFd::read_some(std::size_t bytes_max) {
 Async<Result<void>> WatchedFd::write_all(std::string bytes) {
   std::size_t written = 0;
   while (written < bytes.size()) {
-    const ssize_t count = ::write(fd(), bytes.data() + written, bytes.size() - written);
+    // A peer that has gone is an error here, and not a signal that ends the process.
+    ssize_t count = ::send(fd(), bytes.data() + written, bytes.size() - written, MSG_NOSIGNAL);
+    if (count < 0 && errno == ENOTSOCK) count = ::write(fd(), bytes.data() + written, bytes.size() - written);
     if (count >= 0) {
       written += static_cast<std::size_t>(count);
     } else if (errno == EAGAIN) {

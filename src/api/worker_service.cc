@@ -103,6 +103,21 @@ Async<Result<Bytes>> WorkerService::answer(std::string method, Bytes request) {
     PROA_CO_TRY_VOID(co_await put_logs_(std::move(put.lines)));
     co_return Bytes();
   }
+  if (method == "FetchStep") {
+    PROA_CO_TRY(const sched::StepResult named, decode<sched::StepResult>(request));
+    PROA_CO_TRY(const sched::StepOrder order, co_await steps_.fetch_step(named.step));
+    co_return encode(order);
+  }
+  if (method == "PutStepOutput") {
+    PROA_CO_TRY(sched::StepOutput output, decode<sched::StepOutput>(request));
+    PROA_CO_TRY_VOID(co_await steps_.put_step_output(std::move(output)));
+    co_return Bytes();
+  }
+  if (method == "FinishStep") {
+    PROA_CO_TRY(sched::StepResult result, decode<sched::StepResult>(request));
+    PROA_CO_TRY_VOID(co_await steps_.finish_step(std::move(result)));
+    co_return Bytes();
+  }
   co_return unimplemented("workers have no method " + method);
 }
 

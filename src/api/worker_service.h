@@ -7,7 +7,6 @@
 #include <functional>
 #include <memory>
 
-#include "base/log.h"
 #include "rpc/server.h"
 #include "sched/scheduler.h"
 
@@ -17,8 +16,8 @@ class WorkerService final : public rpc::Handler {
  public:
   // Where a worker's log lines go; the scheduler has no use for them.
   using PutLogs = std::function<Async<Result<void>>(std::vector<sched::LogLine>)>;
-  WorkerService(Loop& loop, sched::Scheduler& scheduler, PutLogs put_logs, Logger& log)
-      : loop_(loop), scheduler_(scheduler), put_logs_(std::move(put_logs)), log_(log) {}
+  WorkerService(Loop& loop, sched::Scheduler& scheduler, sched::StepCalls& steps, PutLogs put_logs)
+      : loop_(loop), scheduler_(scheduler), steps_(steps), put_logs_(std::move(put_logs)) {}
 
   static constexpr const char* kPrefix = "/proa.worker.v1.Worker/";
   // Checks that the caller is a worker; the token is compared in constant time.
@@ -33,8 +32,8 @@ class WorkerService final : public rpc::Handler {
 
   Loop& loop_;
   sched::Scheduler& scheduler_;
+  sched::StepCalls& steps_;
   PutLogs put_logs_;
-  Logger& log_;
   std::string token_;
 };
 

@@ -32,7 +32,6 @@ int run(int argc, char** argv) {
   add_up(program, chosen);
   add_modal(program, chosen);
   add_doctor(program, chosen);
-  add_login_code(program, chosen);
   add_server(program, chosen);
   add_worker(program, chosen);
   CLI11_PARSE(program, argc, argv);

@@ -73,6 +73,52 @@ struct StopTask {
   friend bool operator==(const StopTask&, const StopTask&) = default;
 };
 
+// One command of an image's build. Named by random bytes.
+using StepId = Bytes;
+
+struct StepOrder {
+  StepId step;
+  Digest tree;
+  std::vector<std::string> argv;
+  std::vector<std::string> env;  // Secrets included. Never logged.
+  std::string working_directory;
+  std::uint32_t uid = 0;
+  std::uint32_t gid = 0;
+  std::map<std::string, Bytes> files;
+  bool network = true;
+  Duration timeout{};
+  bool keeps_files = true;
+  static void fields(auto& visit, auto& self) {
+    visit(1, self.step), visit(2, self.tree), visit(3, self.argv), visit(4, self.env), visit(5, self.working_directory);
+    visit(6, self.uid), visit(7, self.gid), visit(8, self.files), visit(9, self.network), visit(10, self.timeout);
+    visit(11, self.keeps_files);
+  }
+  friend bool operator==(const StepOrder&, const StepOrder&) = default;
+};
+
+struct StepOutput {
+  StepId step;
+  control::LogStream stream = control::LogStream::kStdout;
+  std::string text;
+  static void fields(auto& visit, auto& self) { visit(1, self.step), visit(2, self.stream), visit(3, self.text); }
+  friend bool operator==(const StepOutput&, const StepOutput&) = default;
+};
+
+struct StepResult {
+  StepId step;
+  std::int32_t code = 0;
+  bool oom = false;
+  bool timed_out = false;
+  Digest upper;  // What it wrote, as a tree with whiteouts in the object store; zero if nothing was kept.
+  Code error_code = Code::kOk;  // It could not be run at all.
+  std::string error;
+  static void fields(auto& visit, auto& self) {
+    visit(1, self.step), visit(2, self.code), visit(3, self.oom), visit(4, self.timed_out), visit(5, self.upper);
+    visit(6, self.error_code), visit(7, self.error);
+  }
+  friend bool operator==(const StepResult&, const StepResult&) = default;
+};
+
 // Server → worker. Exactly one member is set.
 struct Command {
   std::optional<StartTask> start;
@@ -80,9 +126,12 @@ struct Command {
   std::vector<Lease> lease;
   std::vector<LeaseId> revoke;  // Those not bound yet come back as Report.revoked; bound ones stay.
   std::vector<LeaseId> cancel;  // Bound: the container is told. Not bound: dropped, and reported revoked.
+  std::optional<StepId> run_step;     // Its order is fetched; a step that is under way already is left alone.
+  std::optional<StepId> cancel_step;
 
   static void fields(auto& visit, auto& self) {
     visit(1, self.start), visit(2, self.stop), visit(3, self.lease), visit(4, self.revoke), visit(5, self.cancel);
+    visit(6, self.run_step), visit(7, self.cancel_step);
   }
   friend bool operator==(const Command&, const Command&) = default;
 };
@@ -285,6 +334,16 @@ class WorkerCalls {
   virtual Async<Result<void>> put_outputs(WorkerId worker, std::vector<Output> outputs) = 0;
   // Finishes when the lines are safe.
   virtual Async<Result<void>> put_logs(WorkerId worker, std::vector<LogLine> lines) = 0;
+};
+
+// The same for steps of builds. A step lives as long as the server that ordered it: kNotFound means that
+// nobody waits for it any more.
+class StepCalls {
+ public:
+  virtual ~StepCalls() = default;
+  virtual Async<Result<StepOrder>> fetch_step(StepId step) = 0;
+  virtual Async<Result<void>> put_step_output(StepOutput output) = 0;
+  virtual Async<Result<void>> finish_step(StepResult result) = 0;
 };
 
 }  // namespace proa::sched

@@ -338,8 +338,8 @@ void Scheduler::scale_down(Pool& waiting, const FunctionView& view) {
 }
 
 void Scheduler::stop(Task& task, StopHow how) {
-  if (task.stop_sent && how == StopHow::kDrain) return;
-  task.stop_sent = true;
+  if (task.stopping && how <= *task.stopping) return;
+  task.stopping = how;
   task.view.draining = true;
   const auto worker = workers_.find(task.view.worker);
   if (worker == workers_.end()) return;
@@ -429,7 +429,7 @@ void Scheduler::report(WorkerLink& link, Report report) {
 
 void Scheduler::retire(Task& task) {
   task.view.draining = true;
-  task.stop_sent = true;
+  if (!task.stopping) task.stopping = StopHow::kDrain;
   changed(task);
   mark_dirty(task.view.function);
 }
@@ -503,10 +503,7 @@ void Scheduler::adopt_tasks(Worker& worker, const Hello& hello) {
       command.start = StartTask{id, task.view.function};
       tell(worker, std::move(command));
     }
-    if (task.stop_sent) {
-      task.stop_sent = false;
-      stop(task, stopping_.contains(task.view.app) ? StopHow::kInterrupt : StopHow::kDrain);
-    }
+    if (const auto how = std::exchange(task.stopping, std::nullopt)) stop(task, *how);
   }
 }
 
@@ -583,6 +580,7 @@ void Scheduler::forget_worker(WorkerId id, EndReason reason) {
     task_ended(tasks_.at(task), report);
   }
   workers_.erase(id);
+  if (worker_lost_) worker_lost_(id);
 }
 
 void Scheduler::task_report(Worker& worker, TaskReport report) {
@@ -599,6 +597,7 @@ void Scheduler::task_report(Worker& worker, TaskReport report) {
   if (report.state == TaskState::kReady) {
     if (task.view.started == Time()) task.view.started = loop_.now();
     task.last_active = loop_.now();
+    pool(task.view.function).init_failures = 0;  // They count in a row.
   }
   changed(task);
   mark_dirty(task.view.function);
@@ -855,5 +854,21 @@ std::string Scheduler::why_waiting(FunctionId function) const {
 }
 
 std::size_t Scheduler::workers_connected() const { return links_.size(); }
+
+Result<WorkerId> Scheduler::least_busy_worker() const {
+  const Worker* best = nullptr;
+  for (const auto& [id, worker] : workers_) {
+    if (worker.link != nullptr && (best == nullptr || worker.load.cpu_busy < best->load.cpu_busy)) best = &worker;
+  }
+  if (best == nullptr) return unavailable("no worker is connected");
+  return best->id;
+}
+
+Result<void> Scheduler::tell_worker(WorkerId id, Command command) {
+  const auto found = workers_.find(id);
+  if (found == workers_.end() || found->second.link == nullptr) return unavailable("the worker is not connected");
+  tell(found->second, std::move(command));
+  return {};
+}
 
 }  // namespace proa::sched

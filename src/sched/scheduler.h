@@ -95,6 +95,8 @@ class Scheduler final : public control::Dispatch, public control::AppListener, p
   // Told when the last container and input of a stopping app are gone.
   void on_app_stopped(std::function<void(AppId)> callback) { app_stopped_ = std::move(callback); }
   void on_worker_joined(std::function<void(WorkerId)> callback) { worker_joined_ = std::move(callback); }
+  // Told when a worker's process is known to be gone, with all that it did.
+  void on_worker_lost(std::function<void(WorkerId)> callback) { worker_lost_ = std::move(callback); }
 
   // --- Workers. The link must outlive its connection: until disconnected() or close() was called.
   void report(WorkerLink& link, Report report);
@@ -123,6 +125,9 @@ class Scheduler final : public control::Dispatch, public control::AppListener, p
   // Why the oldest input of the function waits, for a person; "" if none does.
   std::string why_waiting(FunctionId function) const;
   std::size_t workers_connected() const;
+  // For work beside tasks. kUnavailable: none is connected.
+  Result<WorkerId> least_busy_worker() const;
+  Result<void> tell_worker(WorkerId worker, Command command);
 
  private:
   struct Task {
@@ -131,7 +136,7 @@ class Scheduler final : public control::Dispatch, public control::AppListener, p
     control::Resources reserved;
     Time last_active;
     std::unordered_set<InputId> bound;
-    bool stop_sent = false;
+    std::optional<StopHow> stopping;  // How it was told to.
   };
   struct HeldLease {
     std::uint32_t epoch = 0;
@@ -215,6 +220,7 @@ class Scheduler final : public control::Dispatch, public control::AppListener, p
   std::function<void(const TaskView&)> task_changed_;
   std::function<void(AppId)> app_stopped_;
   std::function<void(WorkerId)> worker_joined_;
+  std::function<void(WorkerId)> worker_lost_;
 
   std::map<WorkerId, Worker> workers_;
   std::unordered_map<WorkerLink*, WorkerId> links_;

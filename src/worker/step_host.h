@@ -21,7 +21,7 @@ namespace proa::worker {
 class StepHost final : public StepRunner {
  public:
   StepHost(Loop& loop, Pool& pool, container::Runtime& runtime, Pipes& pipes, cas::ObjectStore& objects,
-           sched::StepCalls& server, Logger& log)
+           sched::StepCalls& server)
       : loop_(loop), pool_(pool), runtime_(runtime), pipes_(pipes), objects_(objects), server_(server) {}
 
   void run(sched::StepId step) override;

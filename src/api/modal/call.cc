@@ -82,7 +82,9 @@ Async<Result<pb::FunctionMapResponse>> CallApi::map(Caller, pb::FunctionMapReque
   PROA_CO_TRY(call.function, FunctionId::parse(request.function_id()));
   call.kind = request.function_call_type() == pb::FUNCTION_CALL_TYPE_MAP ? control::CallKind::kMap : control::CallKind::kUnary;
   call.invocation = read_invocation(request.function_call_invocation_type());
-  if (!request.parent_input_id().empty()) PROA_CO_TRY(call.parent, InputId::parse(request.parent_input_id()));
+  if (!request.parent_input_id().empty()) {
+    PROA_CO_TRY(call.parent, InputId::parse(request.parent_input_id()));
+  }
   // Read before the call is made, so that a bad input leaves no call behind.
   PROA_CO_TRY(auto inputs, read_inputs(*request.mutable_pipelined_inputs()));
   PROA_CO_TRY(const CallId id, calls_.create(call));
@@ -150,7 +152,9 @@ Async<Result<pb::FunctionRetryInputsResponse>> CallApi::retry_inputs(Caller, pb:
     PROA_CO_TRY(const InputId input, InputId::parse(claims.identity));
     if (input.call.text() != call.identity) co_return permission_denied("the input " + input.text() + " is not one of the call " + call.identity);
     std::optional<control::Arguments> arguments;
-    if (item.has_input()) PROA_CO_TRY(arguments, read_input(std::move(*item.mutable_input())));
+    if (item.has_input()) {
+      PROA_CO_TRY(arguments, read_input(std::move(*item.mutable_input())));
+    }
     PROA_CO_TRY_VOID(calls_.retry(input, std::move(arguments), item.retry_count()));
     response.add_input_jwts(input_jwt(input));
   }
@@ -176,7 +180,6 @@ Async<Result<pb::FunctionCallFromIdResponse>> CallApi::from_id(Caller, pb::Funct
 
 Async<Result<Empty>> CallApi::cancel(Caller, pb::FunctionCallCancelRequest request) {
   PROA_CO_TRY(const CallId id, CallId::parse(request.function_call_id()));
-  PROA_CO_TRY(const control::CallView view, calls_.view(id));
   std::vector<TaskId> containers;
   if (request.terminate_containers()) containers = scheduler_.tasks_running(id);
   PROA_CO_TRY_VOID(calls_.cancel(id, "the call was cancelled"));

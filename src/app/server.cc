@@ -1,0 +1,359 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "app/server.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+
+#include "api/modal/app.h"
+#include "api/modal/call.h"
+#include "api/modal/environment.h"
+#include "api/modal/face.h"
+#include "api/modal/function.h"
+#include "api/modal/image.h"
+#include "api/modal/log.h"
+#include "api/modal/mount.h"
+#include "api/modal/secret.h"
+#include "api/modal/task.h"
+#include "api/modal/token.h"
+#include "api/router.h"
+#include "api/worker_service.h"
+#include "app/authenticate.h"
+#include "app/builds.h"
+#include "app/content.h"
+#include "app/planner.h"
+#include "app/seeds.h"
+#include "cas/object_store.h"
+#include "control/access.h"
+#include "control/apps.h"
+#include "control/calls.h"
+#include "control/environments.h"
+#include "control/idempotency.h"
+#include "control/images.h"
+#include "control/ledger.h"
+#include "control/logs.h"
+#include "control/mounts.h"
+#include "control/secrets.h"
+#include "image/builder.h"
+#include "rpc/server.h"
+#include "rt/pool.h"
+#include "rt/real_loop.h"
+#include "sched/scheduler.h"
+#include "sched/steps.h"
+#include "store/logs_file.h"
+#include "store/sqlite/sqlite_store.h"
+
+namespace proa::app {
+namespace {
+
+constexpr int kPoolThreads = 6;
+constexpr std::size_t kKeyBytes = 32;
+
+// The key under which secrets are sealed: made once, readable by the server alone.
+Result<Bytes> seal_key(const std::string& path, Random& random) {
+  if (OwnedFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC)); fd.valid()) {
+    Bytes key(kKeyBytes, '\0');
+    if (read(fd.get(), key.data(), key.size()) == static_cast<ssize_t>(kKeyBytes)) return key;
+    return Error{Code::kDataLoss, path + " is damaged: secrets cannot be read without the key that was in it"};
+  }
+  const Bytes key = random.bytes(kKeyBytes);
+  const std::string temporary = path + ".new";
+  const OwnedFd fd(open(temporary.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600));
+  if (!fd.valid() || write(fd.get(), key.data(), key.size()) != static_cast<ssize_t>(kKeyBytes) || fsync(fd.get()) != 0 ||
+      rename(temporary.c_str(), path.c_str()) != 0) {
+    return errno_error(errno, "cannot write " + path);
+  }
+  return key;
+}
+
+// Accepts connections of one listening socket for the rpc server.
+Async<> accept_all(RealLoop& loop, int listener, rpc::ConnectionInfo::Kind kind, rpc::Server& server, Logger& log) {
+  WatchedFd socket(loop, listener);
+  while (true) {
+    sockaddr_storage peer{};
+    socklen_t size = sizeof peer;
+    const int fd = accept4(socket.fd(), reinterpret_cast<sockaddr*>(&peer), &size, SOCK_CLOEXEC);
+    if (fd < 0) {
+      if (errno == EAGAIN || errno == EWOULDBLOCK) {
+        co_await socket.readable();
+      } else if (errno != EINTR && errno != ECONNABORTED) {
+        // Out of descriptors, mostly: others must close theirs first.
+        log.warning("accept.failed", {{"why", std::strerror(errno)}});
+        co_await sleep_for(loop, std::chrono::milliseconds(100));
+      }
+      continue;
+    }
+    rpc::ConnectionInfo info;
+    info.kind = kind;
+    if (peer.ss_family == AF_INET) {
+      const auto* address = reinterpret_cast<const sockaddr_in*>(&peer);
+      char text[INET_ADDRSTRLEN] = {};
+      inet_ntop(AF_INET, &address->sin_addr, text, sizeof text);
+      info.address = std::string(text) + ":" + std::to_string(ntohs(address->sin_port));
+    }
+    if (const auto added = server.add_connection(fd, info); !added.ok()) log.warning("connection.refused", {{"why", added.error().message}});
+  }
+}
+
+class LedgerGate final : public api::OutputGate {
+ public:
+  explicit LedgerGate(control::Ledger& ledger) : ledger_(ledger) {}
+  Async<> durable() override { return ledger_.durable(); }
+
+ private:
+  control::Ledger& ledger_;
+};
+
+class StoredAnswers final : public api::IdempotencyStore {
+ public:
+  explicit StoredAnswers(control::Idempotency& idempotency) : idempotency_(idempotency) {}
+  const Bytes* find(const std::string& identity, const std::string& method, const std::string& key) override { return idempotency_.find(identity, method, key); }
+  void remember(const std::string& identity, const std::string& method, const std::string& key, Bytes response) override {
+    idempotency_.remember(identity, method, key, std::move(response));
+  }
+
+ private:
+  control::Idempotency& idempotency_;
+};
+
+control::TaskPhase phase_of(sched::TaskState state) { return static_cast<control::TaskPhase>(state); }
+
+// Everything, in the order in which it is made; it goes in the other.
+struct Server {
+  Server(RealLoop& loop_in, Logger& log_in, const ServerOptions& options_in) : loop(loop_in), log(log_in), options(options_in) {}
+  Result<void> open();
+  Result<void> load();
+  Result<void> serve();
+  Result<void> write_client_env();
+  Async<Result<void>> put_logs(std::vector<sched::LogLine> lines);
+  Async<Result<cas::Tree>> read_tree(Digest digest);
+
+  RealLoop& loop;
+  Logger& log;
+  const ServerOptions& options;
+  SystemRandom random;
+  bool failed = false;
+  std::unique_ptr<ThreadPool> pool = std::make_unique<ThreadPool>(kPoolThreads);
+  std::unique_ptr<store::Store> store;
+  std::unique_ptr<store::FileLogStore> log_store;
+  std::unique_ptr<cas::ObjectStore> objects;
+  std::unique_ptr<control::Ledger> ledger;
+  std::unique_ptr<control::Environments> environments;
+  std::unique_ptr<control::Apps> apps;
+  std::unique_ptr<control::Access> access;
+  std::unique_ptr<control::Secrets> secrets;
+  std::unique_ptr<Seeds> seeds;
+  std::unique_ptr<ObjectContent> content;
+  std::unique_ptr<control::Mounts> mounts;
+  std::unique_ptr<Builds> builds;
+  std::unique_ptr<control::Images> images;
+  std::unique_ptr<control::Logs> logs;
+  std::unique_ptr<control::Calls> calls;
+  std::unique_ptr<Planner> planner;
+  std::unique_ptr<sched::Scheduler> scheduler;
+  std::unique_ptr<sched::Steps> steps;
+  std::unique_ptr<control::Idempotency> idempotency;
+
+  api::modal::ModalOptions modal_options;
+  std::unique_ptr<api::modal::Handles> handles;
+  std::unique_ptr<api::modal::ModalFace> modal_face;
+  std::unique_ptr<api::modal::AppApi> app_api;
+  std::unique_ptr<api::modal::CallApi> call_api;
+  std::unique_ptr<api::modal::EnvironmentApi> environment_api;
+  std::unique_ptr<api::modal::FunctionApi> function_api;
+  std::unique_ptr<api::modal::ImageApi> image_api;
+  std::unique_ptr<api::modal::LogApi> log_api;
+  std::unique_ptr<api::modal::MountApi> mount_api;
+  std::unique_ptr<api::modal::SecretApi> secret_api;
+  std::unique_ptr<api::modal::TaskApi> task_api;
+  std::unique_ptr<api::modal::TokenApi> token_api;
+
+  std::unique_ptr<LedgerGate> gate;
+  std::unique_ptr<StoredAnswers> answers;
+  std::unique_ptr<Authenticate> authenticator;
+  std::unique_ptr<api::Router> router;
+  std::unique_ptr<api::WorkerService> worker_service;
+  std::unique_ptr<rpc::Server> rpc;
+  Scope scope;
+};
+
+Result<void> Server::open() {
+  const std::string& data = options.data_dir;
+  PROA_TRY(store, store::open_sqlite(loop, data + "/state.db"));
+  PROA_TRY(log_store, store::FileLogStore::open(loop, *pool, data + "/logs", {}));
+  PROA_TRY(objects, cas::ObjectStore::open(data + "/objects"));
+  PROA_TRY(const Bytes key, seal_key(data + "/seal.key", random));
+  ledger = std::make_unique<control::Ledger>(loop, *store, [this](const Error& error) {
+    // What is in memory is not what is on the disk any more. A new process begins with what is.
+    log.error("store.failed", {{"why", error.message}});
+    failed = true;
+    loop.stop();
+  });
+  environments = std::make_unique<control::Environments>(loop, random, *ledger, control::Environments::Config());
+  apps = std::make_unique<control::Apps>(loop, random, *ledger, log, control::Apps::Config());
+  apps->add_face(std::string(api::modal::kFace), modal_options);
+  access = std::make_unique<control::Access>(loop, random, *ledger, log, key, control::Access::Config());
+  secrets = std::make_unique<control::Secrets>(loop, random, *ledger, key, control::Secrets::Config());
+  std::filesystem::create_directories(data + "/cache");
+  seeds = std::make_unique<Seeds>(loop, *pool, *objects, *ledger, log, SeedOptions{options.cache_dir, data + "/cache", options.tools_dir, "python3"});
+  content = std::make_unique<ObjectContent>(loop, *pool, *objects);
+  return {};
+}
+
+Result<void> Server::load() {
+  PROA_TRY_VOID(access->load(*store));
+  PROA_TRY_VOID(environments->load(*store));
+  mounts = std::make_unique<control::Mounts>(loop, random, *ledger, *content, *seeds, access->workspace().id, control::Mounts::Config());
+  builds = std::make_unique<Builds>(loop, *pool, *objects, *seeds, *secrets);
+  images = std::make_unique<control::Images>(loop, random, *ledger, *builds, log, control::Images::Config());
+  builds->set_images(*images);
+  logs = std::make_unique<control::Logs>(loop, *ledger, *log_store, *apps, log, control::Logs::Config());
+  calls = std::make_unique<control::Calls>(loop, random, *ledger, *store, *apps, log, control::CallLimits());
+  planner = std::make_unique<Planner>(Planner::Parts{loop, *pool, *objects, *apps, *environments, *images, *mounts, *secrets});
+  scheduler = std::make_unique<sched::Scheduler>(loop, random, *ledger, *apps, *calls, *planner, log, sched::SchedulerConfig());
+  steps = std::make_unique<sched::Steps>(loop, random, *scheduler, [this](Digest digest) { return read_tree(digest); });
+  builds->set_runner(*steps);
+  idempotency = std::make_unique<control::Idempotency>(loop, *ledger, control::Idempotency::Config());
+
+  calls->set_dispatch(*scheduler);
+  apps->listen(*scheduler);
+  apps->listen(*logs);
+  apps->listen(*secrets);
+  apps->listen(*mounts);
+  environments->listen(*apps);
+  environments->listen(*secrets);
+  environments->listen(*mounts);
+  apps->set_work([this](AppId app) { return calls->unfinished_of(app) > 0; });
+  calls->on_app_idle([this](AppId app) { apps->idle(app); });
+  scheduler->on_app_stopped([this](AppId app) { apps->stopped(app); });
+  scheduler->on_worker_lost([this](WorkerId worker) { steps->worker_lost(worker); });
+  scheduler->on_task_changed([this](const sched::TaskView& task) { logs->note(task.app, task.id, task.function, phase_of(task.state)); });
+
+  PROA_TRY_VOID(seeds->load(*store));
+  PROA_TRY_VOID(apps->load(*store));
+  PROA_TRY_VOID(secrets->load(*store));
+  PROA_TRY_VOID(mounts->load(*store));
+  PROA_TRY_VOID(images->load(*store));
+  PROA_TRY_VOID(logs->load(*store));
+  PROA_TRY_VOID(idempotency->load(*store));
+  return calls->load();
+}
+
+Async<Result<cas::Tree>> Server::read_tree(Digest digest) {
+  cas::ObjectStore* const from = objects.get();
+  auto work = [from, digest] { return from->get_tree(digest); };
+  return run_in(*pool, loop, std::move(work));
+}
+
+Async<Result<void>> Server::put_logs(std::vector<sched::LogLine> lines) {
+  std::map<AppId, std::vector<control::LogEntry>> by_app;
+  for (sched::LogLine& line : lines) {
+    control::LogEntry entry;
+    entry.task = line.task;
+    entry.function = line.function;
+    entry.input = line.input;
+    entry.stream = line.stream;
+    entry.time = line.time;
+    entry.text = std::move(line.text);
+    by_app[line.app].push_back(std::move(entry));
+  }
+  for (auto& [app, entries] : by_app) {
+    const Result<void> appended = co_await logs->append(app, std::move(entries));
+    // Lines of an app that is gone have nowhere to go.
+    if (!appended.ok() && appended.error().code != Code::kNotFound) co_return appended;
+  }
+  co_return Result<void>();
+}
+
+// For `source`: how the official client and our own reach this server.
+Result<void> Server::write_client_env() {
+  const std::string path = options.data_dir + "/client.env";
+  if (access->has_tokens() && std::filesystem::exists(path)) return {};
+  PROA_TRY(const control::Credentials token, access->create_token("proa up", "owner", Duration(0)));
+  const std::string text = "export MODAL_SERVER_URL='" + options.url + "'\nexport MODAL_TOKEN_ID='" + token.id.text() + "'\nexport MODAL_TOKEN_SECRET='" + token.secret +
+                           "'\nexport NO_PROXY='localhost,127.0.0.1'\nexport PROA_URL='" + options.url + "'\nexport PROA_TOKEN='" + token.id.text() + ":" + token.secret + "'\n";
+  const std::string temporary = path + ".new";
+  const OwnedFd fd(::open(temporary.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600));
+  if (!fd.valid() || write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()) || fsync(fd.get()) != 0 || rename(temporary.c_str(), path.c_str()) != 0) {
+    return errno_error(errno, "cannot write " + path);
+  }
+  return {};
+}
+
+Result<void> Server::serve() {
+  handles = std::make_unique<api::modal::Handles>(*apps, *environments, [](const control::App&, const std::string&, const api::modal::pb::WebhookConfig&) { return std::string(); });
+  modal_face = std::make_unique<api::modal::ModalFace>(*apps, *handles, *seeds);
+  planner->add_face(std::string(api::modal::kFace), *modal_face);
+  gate = std::make_unique<LedgerGate>(*ledger);
+  answers = std::make_unique<StoredAnswers>(*idempotency);
+  authenticator = std::make_unique<Authenticate>(*access, *scheduler);
+  router = std::make_unique<api::Router>(api::Router::Parts{loop, *authenticator, *gate, *answers, log});
+  app_api = std::make_unique<api::modal::AppApi>(*apps, *environments, *scheduler, *handles);
+  call_api = std::make_unique<api::modal::CallApi>(loop, *calls, *apps, *access, *scheduler);
+  environment_api = std::make_unique<api::modal::EnvironmentApi>(*environments, *apps, *scheduler);
+  function_api = std::make_unique<api::modal::FunctionApi>(*apps, *environments, *scheduler, *handles);
+  image_api = std::make_unique<api::modal::ImageApi>(loop, *images, *mounts, *secrets);
+  log_api = std::make_unique<api::modal::LogApi>(loop, *logs, *apps, *scheduler);
+  mount_api = std::make_unique<api::modal::MountApi>(*mounts, *environments, *apps, *scheduler);
+  secret_api = std::make_unique<api::modal::SecretApi>(*secrets, *environments, *apps, *scheduler);
+  task_api = std::make_unique<api::modal::TaskApi>(*environments, *apps, *scheduler);
+  token_api = std::make_unique<api::modal::TokenApi>(loop, *access);
+  app_api->bind(*router);
+  call_api->bind(*router);
+  environment_api->bind(*router);
+  function_api->bind(*router);
+  image_api->bind(*router);
+  log_api->bind(*router);
+  mount_api->bind(*router);
+  secret_api->bind(*router);
+  task_api->bind(*router);
+  token_api->bind(*router);
+  router->check_complete();
+  worker_service = std::make_unique<api::WorkerService>(loop, *scheduler, *steps, [this](std::vector<sched::LogLine> lines) { return put_logs(std::move(lines)); });
+  router->service(api::WorkerService::kPrefix, *worker_service);
+  PROA_TRY(rpc, rpc::Server::create(loop, *router, {}));
+  PROA_TRY_VOID(write_client_env());
+  calls->resume();
+  apps->resume();
+  scope.spawn(accept_all(loop, options.local_fd, rpc::ConnectionInfo::Kind::kLocal, *rpc, log));
+  scope.spawn(accept_all(loop, options.listen_fd, rpc::ConnectionInfo::Kind::kTcp, *rpc, log));
+  return {};
+}
+
+}  // namespace
+
+int run_server(const ServerOptions& options, Logger& log) {
+  RealLoop loop;
+  Server server(loop, log, options);
+  loop.on_signals({SIGTERM, SIGINT}, [&](int) { loop.stop(); });
+  Result<void> up = server.open();
+  if (up.ok()) up = server.load();
+  if (up.ok()) up = server.serve();
+  if (!up.ok()) {
+    log.error("server.cannot_start", {{"why", up.error().message}});
+    return 1;
+  }
+  // Ready once what was made on the way up is durable.
+  server.ledger->when_durable([&] {
+    if (options.ready_fd >= 0) {
+      (void)!write(options.ready_fd, "r", 1);
+      close(options.ready_fd);
+    }
+    log.info("server.ready", {{"url", options.url}, {"calls", server.calls->calls_live()}});
+  });
+  loop.run();
+  return server.failed ? 1 : 0;
+}
+
+}  // namespace proa::app

@@ -2,7 +2,9 @@
 #include "launcher/launcher.h"
 
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/mount.h>
+#include <linux/openat2.h>
 #include <linux/sched.h>
 #include <poll.h>
 #include <sched.h>
@@ -17,6 +19,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
@@ -52,6 +55,7 @@ constexpr std::int32_t kPidsDefault = 4096;
 constexpr std::size_t kTreeBytesMax = 1ULL << 30;
 constexpr std::size_t kMountedTreesMax = 512;
 constexpr std::size_t kImagesMax = 4096;  // Kept in meta/; a few hundred bytes for each file of a tree.
+constexpr std::size_t kImageJobsMax = 2;
 constexpr int kTrashMillis = 200;         // How long what is to be deleted may wait for more of the kind.
 constexpr std::uint16_t kBlobPort = 7180;
 
@@ -72,6 +76,15 @@ struct Slot {
   std::uint64_t waiting_request = 0;  // The kPrepare or kStart that is not answered yet.
   std::string cgroup;
   std::vector<Request> removals;  // That wait for its end.
+  std::vector<Digest> trees;      // Of its task, while images of them are made.
+  OwnedFd record;
+};
+
+// A child that makes the image of a tree.
+struct ImageJob {
+  pid_t pid = -1;
+  OwnedFd pidfd;
+  OwnedFd complaint;  // What it says if it cannot: a Code as one byte, and text.
 };
 
 std::string hex4(const std::string& text) {
@@ -114,6 +127,18 @@ Result<cas::Tree> skeleton() {
   return cas::make_tree(std::move(entries));
 }
 
+// In a child: nothing else of the launcher's may stay open.
+void keep_open(std::vector<int> kept) {
+  std::sort(kept.begin(), kept.end());
+  unsigned lowest = 3;
+  for (const int fd : kept) {
+    const auto number = static_cast<unsigned>(fd);
+    if (number > lowest) close_range(lowest, number - 1, 0);
+    lowest = std::max(lowest, number + 1);
+  }
+  close_range(lowest, ~0U, 0);
+}
+
 void wipe(std::string& text) { explicit_bzero(text.data(), text.size()); }
 
 // A task's secrets are in its variables and files; processes forked later must not inherit them.
@@ -137,14 +162,18 @@ class Launcher {
   void hello(const Request& request);
   void prepare(const Request& request);
   Result<void> make_slot(Slot& slot, const Request& request);
-  void start(const Request& request, const OwnedFd& record);
-  Result<void> start_task(Slot& slot, const OwnedFd& record);
+  void start(const Request& request, OwnedFd record);
+  Result<void> start_task(Slot& slot, OwnedFd record);
+  Result<bool> continue_start(Slot& slot);
+  void give_up_start(Slot& slot, const Error& error);
+  Result<void> start_image(const Digest& digest);
+  void image_ended(const Digest& digest);
   Result<OwnedFd> make_root(const Slot& slot, const std::vector<Digest>& trees);
   Result<std::string> mounted_tree(const Digest& digest);
   Result<void> make_image(const cas::Tree& tree, const std::string& image);
   void prune_images();
   void empty_trash();
-  Result<Bytes> read_object(const Digest& digest);
+  std::string image_path(const Digest& digest) const { return options_.state_dir + "/meta/" + digest.hex() + ".erofs"; }
   void export_upper(const Request& request);
   void usage(const Request& request, Slot& slot);
   void remove(const Request& request);
@@ -180,6 +209,7 @@ class Launcher {
   std::vector<pid_t> janitor_;  // At most one: deletes what is in trash/.
   bool trash_ = false;
   std::size_t images_ = 0;
+  std::map<Digest, ImageJob> image_jobs_;
   std::vector<std::string> graveyard_;  // Cgroups that still had processes when they were to go.
 };
 
@@ -209,7 +239,7 @@ Result<void> Launcher::open() {
   }
   PROA_TRY(const cas::Tree bottom, skeleton());
   skeleton_ = cas::tree_digest(bottom);
-  PROA_TRY_VOID(make_image(bottom, options_.state_dir + "/meta/" + skeleton_.hex() + ".erofs"));
+  PROA_TRY_VOID(make_image(bottom, image_path(skeleton_)));
   prune_images();
   auto network = Network::open({.instance = instance_, .allowed = options_.allowed_networks});
   if (network.ok()) {
@@ -274,7 +304,7 @@ void Launcher::handle(const Request& request, OwnedFd fd) {
   switch (request.op) {
     case Op::kHello: return hello(request);
     case Op::kPrepare: return prepare(request);
-    case Op::kStart: return start(request, fd);
+    case Op::kStart: return start(request, std::move(fd));
     case Op::kExport: return export_upper(request);
     case Op::kRemove: return remove(request);
     case Op::kSignal:
@@ -361,16 +391,7 @@ Result<void> Launcher::make_slot(Slot& slot, const Request& request) {
   const auto pid = static_cast<pid_t>(syscall(SYS_clone3, &arguments, sizeof arguments));
   if (pid < 0) return errno_error(errno, "cannot make a container's process");
   if (pid == 0) {
-    // Nothing of the launcher's may stay open in there.
-    const int keep[] = {child_control.get(), stdout_write.get(), stderr_write.get()};
-    int lowest = 3;
-    std::vector<int> sorted(std::begin(keep), std::end(keep));
-    std::sort(sorted.begin(), sorted.end());
-    for (const int fd : sorted) {
-      if (fd > lowest) close_range(static_cast<unsigned>(lowest), static_cast<unsigned>(fd - 1), 0);
-      lowest = fd + 1;
-    }
-    close_range(static_cast<unsigned>(lowest), ~0U, 0);
+    keep_open({child_control.get(), stdout_write.get(), stderr_write.get()});
     ContainerSetup setup;
     setup.control = child_control.get();
     setup.stdout_pipe = stdout_write.get();
@@ -401,22 +422,28 @@ Result<void> Launcher::make_slot(Slot& slot, const Request& request) {
 
 // --- Starting ---------------------------------------------------------------------------------------------
 
-void Launcher::start(const Request& request, const OwnedFd& record) {
+void Launcher::start(const Request& request, OwnedFd record) {
   const auto found = slots_.find(request.slot);
   if (found == slots_.end()) return reply(request, not_found("no such slot"));
   Slot& slot = *found->second;
   if (slot.state != State::kPrepared) return reply(request, failed_precondition("the slot has had its task, or its process is gone"));
   slot.state = State::kStarting;
   slot.waiting_request = request.id;
-  const auto started = start_task(slot, record);
-  if (!started.ok()) {
-    slot.waiting_request = 0;
-    reply(request, started);
-    (void)syscall(SYS_pidfd_send_signal, slot.pidfd.get(), SIGKILL, nullptr, 0);
-  }
+  const auto started = start_task(slot, std::move(record));
+  if (!started.ok()) give_up_start(slot, started.error());
 }
 
-Result<void> Launcher::start_task(Slot& slot, const OwnedFd& record) {
+void Launcher::give_up_start(Slot& slot, const Error& error) {
+  Request request;
+  request.id = std::exchange(slot.waiting_request, 0);
+  request.slot = slot.id;
+  slot.trees.clear();
+  slot.record.reset(-1);
+  reply(request, error);
+  (void)syscall(SYS_pidfd_send_signal, slot.pidfd.get(), SIGKILL, nullptr, 0);
+}
+
+Result<void> Launcher::start_task(Slot& slot, OwnedFd record) {
   constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
   struct stat about {};
   if (!record.valid() || (fcntl(record.get(), F_GET_SEALS) & kSeals) != kSeals || fstat(record.get(), &about) != 0) {
@@ -435,30 +462,104 @@ Result<void> Launcher::start_task(Slot& slot, const OwnedFd& record) {
   wipe(encoded);
   if (!task.ok()) return task.error();
   const Result<void> good = check_start(*task);
-  const std::vector<Digest> trees = task->trees;
+  slot.trees = std::move(task->trees);
+  slot.record = std::move(record);
   wipe(*task);
   PROA_TRY_VOID(good);
-  PROA_TRY(const OwnedFd root, make_root(slot, trees));
-  const int fds[2] = {root.get(), record.get()};
-  if (!send_with_fds(slot.control.get(), "s", 1, fds, 2)) return failed_precondition("the slot's process is gone");
+  PROA_TRY_VOID(continue_start(slot));
   return {};
 }
 
-Result<Bytes> Launcher::read_object(const Digest& digest) {
-  const std::string hex = digest.hex();
-  const std::string path = hex.substr(0, 2) + "/" + hex.substr(2);
-  const OwnedFd fd(openat(objects_.get(), path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
-  struct stat about {};
-  if (!fd.valid() || fstat(fd.get(), &about) != 0 || !S_ISREG(about.st_mode)) return not_found("the tree " + hex + " is not in the object store");
-  if (static_cast<std::size_t>(about.st_size) > kTreeBytesMax) return invalid_argument("the tree " + hex + " is too large");
-  Bytes bytes(static_cast<std::size_t>(about.st_size), '\0');
-  for (std::size_t at = 0; at < bytes.size();) {
-    const ssize_t got = pread(fd.get(), bytes.data() + at, bytes.size() - at, static_cast<off_t>(at));
-    if (got <= 0) return errno_error(errno, "cannot read the tree " + hex);
-    at += static_cast<std::size_t>(got);
+// True if the task was handed over, false if it waits for images. Called again when one is ready.
+Result<bool> Launcher::continue_start(Slot& slot) {
+  bool all_there = true;
+  for (const Digest& tree : slot.trees) {
+    if (mounted_.contains(tree) || access(image_path(tree).c_str(), F_OK) == 0) continue;
+    all_there = false;
+    if (image_jobs_.size() < kImageJobsMax) PROA_TRY_VOID(start_image(tree));
   }
-  if (sha256(bytes) != digest) return Error{Code::kDataLoss, "the object " + hex + " is not what its name says"};
-  return bytes;
+  if (!all_there) return false;
+  PROA_TRY(const OwnedFd root, make_root(slot, slot.trees));
+  const int fds[2] = {root.get(), slot.record.get()};
+  if (!send_with_fds(slot.control.get(), "s", 1, fds, 2)) return failed_precondition("the slot's process is gone");
+  slot.trees.clear();
+  slot.record.reset(-1);
+  return true;
+}
+
+// --- Images -----------------------------------------------------------------------------------------------
+
+// What the child does. It has no rights, and nothing but the tree to read and the image to write: the bytes come
+// from whoever can write objects.
+Result<void> make_image_from(const Digest& digest, int object, int image) {
+  PROA_TRY(const Bytes encoded, read_all(object, kTreeBytesMax, "the tree " + digest.hex()));
+  if (sha256(encoded) != digest) return Error{Code::kDataLoss, "the object " + digest.hex() + " is not what its name says"};
+  PROA_TRY(const cas::Tree tree, cas::decode_tree(encoded));
+  PROA_TRY(const Bytes bytes, write_erofs(tree));
+  PROA_TRY_VOID(write_all(image, bytes, "the image of a tree"));
+  if (fsync(image) != 0) return errno_error(errno, "cannot keep the image of a tree");
+  return {};
+}
+
+Result<void> Launcher::start_image(const Digest& digest) {
+  if (image_jobs_.contains(digest)) return {};
+  const std::string hex = digest.hex();
+  open_how how{};
+  how.flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK;
+  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS;
+  const OwnedFd object(static_cast<int>(syscall(SYS_openat2, objects_.get(), (hex.substr(0, 2) + "/" + hex.substr(2)).c_str(), &how, sizeof how)));
+  struct stat about {};
+  if (!object.valid() || fstat(object.get(), &about) != 0 || !S_ISREG(about.st_mode)) return not_found("the tree " + hex + " is not in the object store");
+  if (static_cast<std::size_t>(about.st_size) > kTreeBytesMax) return invalid_argument("the tree " + hex + " is too large");
+  PROA_TRY(const OwnedFd image, open_file(AT_FDCWD, image_path(digest) + ".new", O_CREAT | O_TRUNC | O_WRONLY, 0600));
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) return errno_error(errno, "pipe");
+  ImageJob job;
+  job.complaint = OwnedFd(ends[0]);
+  const OwnedFd complain(ends[1]);
+  job.pid = fork();
+  if (job.pid < 0) return errno_error(errno, "fork");
+  if (job.pid == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    keep_open({object.get(), image.get(), complain.get()});
+    constexpr unsigned kNobody = 65'534;
+    if (setgroups(0, nullptr) != 0 || setresgid(kNobody, kNobody, kNobody) != 0 || setresuid(kNobody, kNobody, kNobody) != 0) _exit(1);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);  // A change of ids clears it.
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    const Result<void> made = make_image_from(digest, object.get(), image.get());
+    if (made.ok()) _exit(0);
+    const std::string text = static_cast<char>(made.error().code) + made.error().message.substr(0, 400);
+    (void)!write(complain.get(), text.data(), text.size());
+    _exit(1);
+  }
+  job.pidfd = OwnedFd(static_cast<int>(syscall(SYS_pidfd_open, job.pid, 0)));
+  image_jobs_.emplace(digest, std::move(job));
+  return {};
+}
+
+void Launcher::image_ended(const Digest& digest) {
+  const ImageJob job = std::move(image_jobs_.at(digest));
+  image_jobs_.erase(digest);
+  int status = 0;
+  waitpid(job.pid, &status, 0);
+  const std::string path = image_path(digest);
+  std::optional<Error> error;
+  if (status == 0 && rename((path + ".new").c_str(), path.c_str()) == 0) {
+    if (++images_ > kImagesMax) prune_images();
+  } else {
+    unlink((path + ".new").c_str());
+    std::array<char, 512> text{};
+    const ssize_t size = read(job.complaint.get(), text.data(), text.size() - 1);
+    error = size > 0 ? Error{static_cast<Code>(text[0]), text.data() + 1} : internal_error("the image of the tree " + digest.hex() + " cannot be made");
+  }
+  for (auto& [id, slot] : slots_) {
+    if (slot->state != State::kStarting || !slot->record.valid()) continue;
+    if (error && std::find(slot->trees.begin(), slot->trees.end(), digest) != slot->trees.end()) {
+      give_up_start(*slot, *error);
+    } else if (const auto went_on = continue_start(*slot); !went_on.ok()) {
+      give_up_start(*slot, went_on.error());
+    }
+  }
 }
 
 Result<void> Launcher::make_image(const cas::Tree& tree, const std::string& image) {
@@ -487,7 +588,7 @@ void Launcher::prune_images() {
   for (; images_ > kImagesMax * 3 / 4; --images_) std::filesystem::remove(images[images.size() - images_].second, ignored);
 }
 
-// The tree as a mounted image, in this process's own mount namespace; made when it is first used.
+// The tree as a mounted image, in this process's own mount namespace. The image is there.
 Result<std::string> Launcher::mounted_tree(const Digest& digest) {
   const std::string hex = digest.hex();
   const std::string mount_point = options_.state_dir + "/mnt/" + hex;
@@ -495,13 +596,7 @@ Result<std::string> Launcher::mounted_tree(const Digest& digest) {
     found->second = ++uses_;
     return mount_point;
   }
-  const std::string image = options_.state_dir + "/meta/" + hex + ".erofs";
-  if (access(image.c_str(), F_OK) != 0) {
-    PROA_TRY(const Bytes encoded, read_object(digest));
-    PROA_TRY(const cas::Tree tree, cas::decode_tree(encoded));
-    PROA_TRY_VOID(make_image(tree, image));
-    if (++images_ > kImagesMax) prune_images();
-  }
+  const std::string image = image_path(digest);
   PROA_TRY_VOID(make_directory(mount_point, 0700));
   const OwnedFd context(static_cast<int>(syscall(SYS_fsopen, "erofs", FSOPEN_CLOEXEC)));
   if (!context.valid()) return errno_error(errno, "the kernel has no erofs");
@@ -714,6 +809,10 @@ void Launcher::kill_everything() {
   for (auto& [id, slot] : slots_) release(*slot);
   slots_.clear();
   for (const pid_t pid : janitor_) waitpid(pid, nullptr, 0);
+  for (const auto& [digest, job] : image_jobs_) {
+    kill(job.pid, SIGKILL);
+    waitpid(job.pid, nullptr, 0);
+  }
   clean_up_after_earlier();
   if (cgroups_) cgroups_->close();
 }
@@ -732,6 +831,11 @@ void Launcher::run() {
         owners.emplace_back(id, false);
       }
     }
+    std::vector<Digest> jobs;
+    for (const auto& [digest, job] : image_jobs_) {
+      waits.push_back({.fd = job.pidfd.get(), .events = POLLIN, .revents = 0});
+      jobs.push_back(digest);
+    }
     const int ready = poll(waits.data(), waits.size(), trash_ || !janitor_.empty() ? kTrashMillis : -1);
     if (ready < 0) {
       if (errno == EINTR) continue;
@@ -739,7 +843,10 @@ void Launcher::run() {
     }
     reap_exporters(exporters_);
     if (ready == 0) empty_trash();
-    for (std::size_t i = 2; i < waits.size(); ++i) {
+    for (std::size_t i = 0; i < jobs.size(); ++i) {
+      if (waits[2 + owners.size() + i].revents != 0) image_ended(jobs[i]);
+    }
+    for (std::size_t i = 2; i < 2 + owners.size(); ++i) {
       if (waits[i].revents == 0) continue;
       const auto found = slots_.find(owners[i - 2].first);
       if (found == slots_.end()) continue;

@@ -16,6 +16,7 @@ using cas::Tree;
 using TreePointer = std::shared_ptr<const Tree>;
 
 constexpr std::size_t kAccountFileBytesMax = 4 << 20;
+constexpr std::size_t kAptSourcesMax = 64;
 constexpr std::size_t kTailBytesMax = 4096;
 constexpr std::size_t kTailLinesMax = 20;
 constexpr std::size_t kProbeBytesMax = 64 << 10;
@@ -44,6 +45,19 @@ Result<std::string> read_text(const cas::ObjectStore& objects, const Tree& tree,
   const cas::TreeEntry* entry = find_through_links(tree, path);
   if (entry == nullptr || entry->kind != cas::EntryKind::kFile || entry->size_bytes == 0) return std::string();
   return objects.read(entry->content, kAccountFileBytesMax);
+}
+
+Result<MirrorSettings> mirrors_for(const cas::ObjectStore& objects, const Tree& tree, const BuildMirrors& mirrors) {
+  constexpr std::string_view kParts = "etc/apt/sources.list.d/";
+  PROA_TRY(const std::string os_release, read_text(objects, tree, "etc/os-release"));
+  PROA_TRY(std::string sources, read_text(objects, tree, "etc/apt/sources.list"));
+  std::size_t count = 0;
+  for (const cas::TreeEntry& entry : tree.entries) {
+    if (!entry.path.starts_with(kParts) || entry.kind != cas::EntryKind::kFile || ++count > kAptSourcesMax) continue;
+    PROA_TRY(const std::string part, read_text(objects, tree, entry.path));
+    sources += part;
+  }
+  return mirror_settings(mirrors, os_release, sources);
 }
 
 // What makes two runs of a command the same. Stored as a digest. DO NOT CHANGE.
@@ -586,6 +600,7 @@ class Builder::Build {
   struct Prepared {
     Digest tree;
     Account account;
+    MirrorSettings mirrors;
   };
 
   Async<Result<Root>> run_command(const RunStep* step, Root root, std::string title) {
@@ -608,12 +623,14 @@ class Builder::Build {
     }
     log(title + "\n");
     PROA_CO_TRY(root, co_await load(root));
-    auto prepare = [&objects = objects_, root, extras, user = step->user]() -> Result<Prepared> {
+    auto prepare = [&objects = objects_, config = builder_.config_, root, extras,
+                    user = step->user]() -> Result<Prepared> {
       PROA_TRY(const std::string passwd, read_text(objects, *root.tree, "etc/passwd"));
       PROA_TRY(const std::string group, read_text(objects, *root.tree, "etc/group"));
       Prepared prepared;
       PROA_TRY(prepared.account, find_account(user, passwd, group));
       PROA_TRY(prepared.tree, tree_with(objects, root, extras));
+      PROA_TRY(prepared.mirrors, mirrors_for(objects, *root.tree, config->mirrors));
       return prepared;
     };
     PROA_CO_TRY(const Prepared prepared, co_await run_in(pool_, loop_, std::move(prepare)));
@@ -637,7 +654,7 @@ class Builder::Build {
     spec.gid = prepared.account.gid;
     spec.files = extras.files;
     spec.network = step.network;
-    spec.timeout = builder_.config_.command_timeout;
+    spec.timeout = builder_.config_->command_timeout;
     if (step.script) {
       const std::string path = std::string(kPrivatePath) + "/script";
       std::replace(spec.argv.begin(), spec.argv.end(), std::string(kScriptArgument), path);
@@ -653,12 +670,11 @@ class Builder::Build {
     };
     add_missing("HOME", prepared.account.home);
     add_missing("PATH", std::string(kDefaultPath));
-    const MirrorSettings& mirrors = builder_.config_.mirrors;
-    for (const std::string& entry : mirrors.env) {
+    for (const std::string& entry : prepared.mirrors.env) {
       const auto equals = entry.find('=');
       if (equals != std::string::npos) add_missing(entry.substr(0, equals), entry.substr(equals + 1));
     }
-    spec.files.insert(spec.files.end(), mirrors.files.begin(), mirrors.files.end());
+    spec.files.insert(spec.files.end(), prepared.mirrors.files.begin(), prepared.mirrors.files.end());
     return spec;
   }
 
@@ -737,7 +753,7 @@ Builder::Builder(Loop& loop, Pool& pool, cas::ObjectStore& objects, StepRunner& 
       runner_(runner),
       bases_(bases),
       cache_(cache),
-      config_(std::move(config)) {}
+      config_(std::make_shared<const BuilderConfig>(std::move(config))) {}
 
 Builder::~Builder() {
   for (const auto& [key, flight] : flights_) flight->work.cancel_all();
@@ -755,7 +771,7 @@ Async<Result<ImageRecord>> Builder::build(BuildRequest request, BuildLog& log) {
   const Digest key = sha256(std::string("proa build 1\n") + refresh + recipe_key(request.recipe).hex() + request.scope);
   auto& slot = flights_[key];
   const bool first = !slot;
-  if (first) slot = std::make_shared<Flight>(loop_, key, config_.output_bytes_max);
+  if (first) slot = std::make_shared<Flight>(loop_, key, config_->output_bytes_max);
   const std::shared_ptr<Flight> flight = slot;
   flight->sinks.push_back(&log);
 

@@ -20,6 +20,7 @@
 #include "cas/object_store.h"
 #include "image/base_resolver.h"
 #include "image/config.h"
+#include "image/mirrors.h"
 #include "image/recipe.h"
 #include "image/step_cache.h"
 #include "image/step_runner.h"
@@ -28,16 +29,10 @@
 
 namespace proa::image {
 
-// How commands of a build reach package mirrors: variables that give way to the image's own, and files.
-struct MirrorSettings {
-  std::vector<std::string> env;
-  std::vector<StepFile> files;
-};
-
 struct BuilderConfig {
   Duration command_timeout = std::chrono::hours(1);  // Of one RUN.
   std::size_t output_bytes_max = 64 << 20;           // Of one build's log; the rest of the output is dropped.
-  MirrorSettings mirrors;
+  BuildMirrors mirrors;
 };
 
 struct BuildRequest {
@@ -91,7 +86,7 @@ class Builder {
   StepRunner& runner_;
   BaseResolver& bases_;
   StepCache& cache_;
-  BuilderConfig config_;
+  std::shared_ptr<const BuilderConfig> config_;  // Shared with work in the pool.
   std::map<Digest, std::shared_ptr<Flight>> flights_;
   std::map<Digest, RuntimeInfo> probes_;  // By identity. Small: one for each Python that was ever met.
 };

@@ -94,8 +94,8 @@ class BuilderTest : public testing::Test {
     objects_ = cas::ObjectStore::open(directory_ + "/objects").value();
     runner_ = std::make_unique<FakeRunner>(loop_, *objects_);
     BuilderConfig config;
-    config.mirrors.env = {"PIP_INDEX_URL=mirror", "MIRROR=1"};
-    config.mirrors.files = {{"pip.conf", "conf"}};
+    config.mirrors.pip = {{"index-url", "mirror"}};
+    config.mirrors.apt_options = {{"Acquire::Retries", "3"}};
     builder_ = std::make_unique<Builder>(loop_, pool_, *objects_, *runner_, resolver_, cache_, config);
 
     BaseRecord base;
@@ -217,17 +217,18 @@ TEST_F(BuilderTest, SecretsAndMirrorsAreThereDuringRunsAndNowhereElse) {
   const StepSpec& spec = runner_->specs.front();
   EXPECT_STREQ(find_env(spec.env, "TOKEN"), "hush");
   EXPECT_STREQ(find_env(spec.env, "PIP_INDEX_URL"), "own");
-  EXPECT_STREQ(find_env(spec.env, "MIRROR"), "1");
+  EXPECT_STREQ(find_env(spec.env, "UV_DEFAULT_INDEX"), "mirror");
   EXPECT_STREQ(find_env(spec.env, "HOME"), "/home/u");
   EXPECT_EQ(spec.uid, 7U);
   EXPECT_EQ(spec.gid, 8U);
   EXPECT_EQ(spec.workdir, "/w");
   ASSERT_EQ(spec.files.size(), 2U);
   EXPECT_EQ(spec.files[0], (StepFile{"secret-0", "hush"}));
+  EXPECT_EQ(spec.files[1], (StepFile{"apt.conf", "Acquire::Retries \"3\";\n"}));
   EXPECT_EQ(cas::find(objects_->get_tree(spec.tree).value(), "run/secrets/TOKEN")->target, "/__proa/secret-0");
   EXPECT_EQ(encode(record.value()).find("hush"), std::string::npos);
   EXPECT_EQ(find_env(record.value().config.env, "TOKEN"), nullptr);
-  EXPECT_EQ(find_env(record.value().config.env, "MIRROR"), nullptr);
+  EXPECT_EQ(find_env(record.value().config.env, "UV_DEFAULT_INDEX"), nullptr);
   EXPECT_EQ(text_of(record.value(), "run/secrets/TOKEN"), "(missing)");
   EXPECT_EQ(log_.text.find("hush"), std::string::npos);
   EXPECT_EQ(text_of(record.value(), "w"), "(no file)");

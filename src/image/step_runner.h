@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // StepRunner: runs one command of a build in a container, and gives back what it wrote. The seam between what
-// a build means (builder.h) and how containers run (container_runner.h; tests have their own).
+// a build means (builder.h) and how and where containers run.
 //
 // BuildLog: where a build's output goes, as it comes.
 //

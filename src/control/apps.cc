@@ -355,7 +355,7 @@ Result<Declared> Apps::declare_function(AppId app, FunctionSpec spec, FunctionId
   return Declared{existing, id};
 }
 
-Result<ClassId> Apps::declare_class(AppId app, const std::string& name, ClassId existing) {
+Result<ClassId> Apps::declare_class(AppId app, ClassId existing) {
   PROA_TRY_VOID(live_app(app));
   Members& members = members_[app];
   if (!existing.empty()) {
@@ -365,14 +365,11 @@ Result<ClassId> Apps::declare_class(AppId app, const std::string& name, ClassId 
       return invalid_argument("Class '" + existing.text() + "' is not one of app " + app.text());
     return existing;
   }
-  for (const ClassId id : members.classes) {
-    if (classes_.at(id).name == name && !apps_.at(app).classes.contains(name)) return id;
-  }
   if (members.classes.size() >= config_.functions_max) {
-    return resource_exhausted("Class '" + name + "' was not created: app " + app.text() + " has too many classes");
+    return resource_exhausted("The class was not created: app " + app.text() + " has too many classes");
   }
   const ClassId id = ClassId::make(random_, loop_.now());
-  classes_[id] = Class{.id = id, .app = app, .name = name};
+  classes_[id] = Class{.id = id, .app = app};
   members.classes.push_back(id);
   ledger_.put(Table::kClass, key_of(id), classes_[id]);
   return id;
@@ -438,6 +435,7 @@ Result<Published> Apps::publish(Publication publication) {
     heartbeats_.erase(app->id);
   }
   Members& members = members_[app->id];
+  publish_classes(publication, members);
   std::vector<FunctionId> changed;
   std::unordered_set<FunctionId> in_layout;
   for (const auto& [tag, id] : publication.functions) {
@@ -474,6 +472,22 @@ Result<Published> Apps::publish(Publication publication) {
   drop_unreferenced(*app);
   for (const FunctionId id : changed) tell_changed(id);
   return published;
+}
+
+// A class gets its name with its place in a layout. One that was declared and has none is abandoned.
+void Apps::publish_classes(const Publication& publication, Members& members) {
+  for (const auto& [tag, id] : publication.classes) {
+    Class& item = classes_.at(id);
+    if (item.name == tag) continue;
+    item.name = tag;
+    ledger_.put(Table::kClass, key_of(id), item);
+  }
+  std::erase_if(members.classes, [&](ClassId id) {
+    if (!classes_.at(id).name.empty()) return false;
+    classes_.erase(id);
+    ledger_.erase(Table::kClass, key_of(id));
+    return true;
+  });
 }
 
 Result<Published> Apps::rollback(AppId app, std::uint32_t version, const std::string& by) {

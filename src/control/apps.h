@@ -261,7 +261,8 @@ class Apps final : public FunctionBook, public EnvironmentListener {
   Result<FunctionId> reserve_function(AppId app, const std::string& name, FunctionId existing, Bytes reservation);
   // Declares what the function is to be from the next publication on. Same errors.
   Result<Declared> declare_function(AppId app, FunctionSpec spec, FunctionId existing);
-  Result<ClassId> declare_class(AppId app, const std::string& name, ClassId existing);
+  // An `existing` one is kept; a new one gets its name when it is published.
+  Result<ClassId> declare_class(AppId app, ClassId existing);
   // Makes declarations current, and the app's layout exactly these.
   //   kNotFound, kInvalidArgument (what is named is not of this app), kFailedPrecondition (the app is
   //   stopped, or was created for something else), kAlreadyExists (another app has this name).
@@ -316,6 +317,7 @@ class Apps final : public FunctionBook, public EnvironmentListener {
   Result<Function*> own_function(AppId app, FunctionId function);
   const FunctionSpec* spec_of(const Function& function, DefinitionId definition) const;
   Result<void> check_publication(const App& app, const Publication& publication) const;
+  void publish_classes(const Publication& publication, Members& members);
   void remember_deployment(const App& app, const Publication& publication);
   void forget_deployment(AppId app, std::uint32_t version);
   bool referenced(const Function& function, DefinitionId definition) const;

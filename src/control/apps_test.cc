@@ -120,7 +120,7 @@ TEST_F(AppsTest, ARedeployKeepsIdsAndRemovesWhatIsGone) {
 TEST_F(AppsTest, EverythingIsThereAfterARestart) {
   const AppId app = create(AppState::kInitializing);
   const Declared f = declare(app, "f");
-  const ClassId cls = apps->declare_class(app, "C", {}).value();
+  const ClassId cls = apps->declare_class(app, {}).value();
   Publication publication{.app = app,
                           .state = AppState::kDeployed,
                           .name = "web",
@@ -143,7 +143,7 @@ TEST_F(AppsTest, EverythingIsThereAfterARestart) {
   EXPECT_EQ(apps->view(variant)->spec->timeout, std::chrono::seconds(7));
   EXPECT_EQ(apps->view(variant)->autoscaling.containers_min, 2U);
   EXPECT_EQ(apps->deployments(app).front().tag, "t");
-  EXPECT_TRUE(apps->declare_class(app, "C", cls).ok());
+  EXPECT_TRUE(apps->declare_class(app, cls).ok());
 }
 
 TEST_F(AppsTest, VariantsFollowTheirBase) {

@@ -47,6 +47,7 @@ std::uint64_t read_big_endian(BytesView bytes) {
 }
 
 constexpr std::size_t kCallKeyBytes = 16;
+constexpr std::uint32_t kNoIndex = std::numeric_limits<std::uint32_t>::max();
 
 Bytes call_key(CallId id) {
   Bytes key;
@@ -167,16 +168,6 @@ Result<void> Calls::load() {
   }));
   Call* call = nullptr;
   CallId current;
-  std::vector<std::pair<std::uint32_t, std::uint32_t>> done;  // (position, index) of one call.
-  const auto close_call = [&] {
-    if (call == nullptr) return;
-    std::sort(done.begin(), done.end());
-    for (const auto& [position, index] : done) {
-      call->log.push_back(index);
-      call->inputs[index].position = static_cast<std::uint32_t>(call->log.size());
-    }
-    done.clear();
-  };
   PROA_TRY_VOID(store_.load(Table::kInput, [&](BytesView key, BytesView value) {
     const auto row = decode<InputRow>(value);
     if (!row.ok() || key.size() != kCallKeyBytes + 4) {
@@ -185,7 +176,6 @@ Result<void> Calls::load() {
     }
     const CallId id = call_of_key(key);
     if (id != current) {
-      close_call();
       current = id;
       call = find(id);
     }
@@ -196,16 +186,21 @@ Result<void> Calls::load() {
     input.status = row->status;
     input.retry_count = static_cast<std::uint16_t>(row->retry_count);
     input.losses = static_cast<std::uint8_t>(row->losses);
+    input.position = row->position;
+    if (input.position > call->log.size()) call->log.resize(input.position, kNoIndex);
     input.state = row->status == Status::kNone ? InputState::kWaiting : InputState::kDone;
     ++call->present;
     if (input.state == InputState::kDone) {
-      done.emplace_back(row->position, index);
+      if (input.position == 0) {
+        damage = Error{Code::kDataLoss, "a stored input is done and has no position"};
+        return;
+      }
+      call->log[input.position - 1] = index;
     } else {
       ++call->unfinished;
       ++unfinished_[call->about.app];
     }
   }));
-  close_call();
   PROA_TRY_VOID(store_.load(Table::kChunk, [&](BytesView key, BytesView) {
     if (key.size() != kCallKeyBytes + 5) return;
     Call* owner = find(call_of_key(key));
@@ -310,7 +305,6 @@ Result<void> Calls::retry(InputId id, std::optional<Arguments> arguments, std::u
   outputs_.drop(id);
   clear_chunks(id.call, *call, Channel::kOut);
   input->status = Status::kNone;
-  input->position = 0;
   input->retry_count = static_cast<std::uint16_t>(std::min<std::uint32_t>(retry_count, 0xFFFF));
   ++call->unfinished;
   ++unfinished_[call->about.app];
@@ -341,7 +335,7 @@ Async<Result<FinishedInput>> Calls::read_output(InputId id) {
 Async<Result<OutputAnswer>> Calls::outputs(OutputQuery query) {
   const Time deadline = loop_.now() + query.timeout;
   const std::size_t outputs_max = query.outputs_max == 0 ? limits_.answer_outputs_max : std::min(query.outputs_max, limits_.answer_outputs_max);
-  std::vector<InputId> ready;
+  std::vector<std::pair<InputId, std::uint64_t>> ready;  // With the position before it.
   OutputAnswer answer;
   while (true) {
     Call* call = find(query.call);
@@ -352,7 +346,7 @@ Async<Result<OutputAnswer>> Calls::outputs(OutputQuery query) {
     if (query.range) {
       const auto [first, last] = *query.range;
       for (std::uint64_t index = first; index <= last && index < call->inputs.size() && ready.size() < outputs_max; ++index) {
-        if (call->inputs[index].state == InputState::kDone) ready.push_back({query.call, static_cast<std::uint32_t>(index)});
+        if (call->inputs[index].state == InputState::kDone) ready.push_back({{query.call, static_cast<std::uint32_t>(index)}, 0});
       }
       answer.position = call->log.size();
     } else {
@@ -360,7 +354,9 @@ Async<Result<OutputAnswer>> Calls::outputs(OutputQuery query) {
       std::uint64_t at = query.after;
       for (; at < call->log.size() && ready.size() < outputs_max; ++at) {
         const std::uint32_t index = call->log[at];
-        if (call->inputs[index].position == at + 1) ready.push_back({query.call, index});
+        if (index == kNoIndex) continue;
+        const Input& input = call->inputs[index];
+        if (input.state == InputState::kDone && input.position == at + 1) ready.push_back({{query.call, index}, at});
       }
       answer.position = at;
     }
@@ -368,7 +364,7 @@ Async<Result<OutputAnswer>> Calls::outputs(OutputQuery query) {
     (void)co_await changed(*call).wait_until(deadline);
   }
   std::size_t bytes = 0;
-  for (const InputId id : ready) {
+  for (const auto& [id, before] : ready) {
     Result<FinishedInput> output = co_await read_output(id);
     if (!output.ok()) {
       const Input* input = find(id);
@@ -378,7 +374,7 @@ Async<Result<OutputAnswer>> Calls::outputs(OutputQuery query) {
     bytes += weight(*output);
     if (bytes > limits_.answer_bytes_max && !answer.outputs.empty()) {
       // The rest comes with the next question.
-      if (const Input* input = find(id); input != nullptr && !query.range) answer.position = input->position - 1;
+      if (!query.range) answer.position = before;
       break;
     }
     answer.outputs.push_back(std::move(*output));

@@ -202,7 +202,9 @@ class Calls {
     Status status = Status::kNone;
     std::uint8_t losses = 0;
     std::uint16_t retry_count = 0;
-    std::uint32_t position = 0;  // In the call's log, from 1; 0 if not done.
+    // In the call's log, from 1; 0 if it was never done. Kept over a retry, so that a restart never gives out
+    // a position twice, which would hide a result from a client that has read on beyond it.
+    std::uint32_t position = 0;
   };
   struct Call {
     NewCall about;
@@ -214,7 +216,8 @@ class Calls {
     std::uint32_t chunks_in = 0;   // Highest index.
     std::uint32_t chunks_out = 0;
     std::vector<Input> inputs;
-    std::vector<std::uint32_t> log;  // Indices in the order in which they finished.
+    // Indices in the order in which they finished; kNoIndex where a restart has lost a superseded entry.
+    std::vector<std::uint32_t> log;
     std::unique_ptr<Signal> changed;
   };
 

@@ -10,7 +10,9 @@
 #include <thread>
 
 #include "base/digest.h"
+#include "blob/memory_blobs.h"
 #include "gateway/blob_routes.h"
+#include "gateway/signed_blobs.h"
 #include "rpc/acceptor.h"
 
 namespace proa::gateway {
@@ -316,6 +318,65 @@ TEST_F(HttpTest, ContinueIsSaidToThoseWhoWait) {
   EXPECT_EQ(peer->receive_until("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
   peer->send("abc");
   EXPECT_TRUE(peer->receive_until("\r\n\r\n").starts_with("HTTP/1.1 200 "));
+}
+
+// Memory blobs are done before the call returns.
+template <class T>
+T now(Async<T> work) {
+  struct Keep {
+    static Async<> into(Async<T> from, std::optional<T>& result) { result.emplace(co_await std::move(from)); }
+  };
+  std::optional<T> result;
+  Scope scope;
+  scope.spawn(Keep::into(std::move(work), result));
+  return std::move(*result);
+}
+
+TEST(SignedBlobs, AUrlPermitsOneThingOnly) {
+  const SystemClock clock;
+  SystemRandom random;
+  blob::MemoryBlobs blobs;
+  const blob::UrlSigner signer({Bytes(32, 'k')});
+  SignedBlobs access(blobs, signer, clock);
+  const BlobId id = BlobId::make(random, clock.now());
+  const std::string path = "/blob/" + id.text();
+  const Time expires = clock.now() + std::chrono::seconds(60);
+  const std::string put = signer.sign({blob::UrlMethod::kPut, path, 0, 5, expires});
+  const std::string get = signer.sign({blob::UrlMethod::kGet, path, 0, 0, expires});
+
+  EXPECT_EQ(now(access.put(get, 5, {})).error().code, Code::kPermissionDenied);
+  EXPECT_EQ(now(access.get(put, {})).error().code, Code::kPermissionDenied);
+  EXPECT_EQ(now(access.put(put, 6, {})).error().code, Code::kInvalidArgument);
+  EXPECT_EQ(now(access.get(get, {})).error().code, Code::kNotFound);
+
+  auto upload = now(access.put(put, 5, {}));
+  ASSERT_TRUE(upload.ok());
+  ASSERT_TRUE(now((*upload)->write("hello")).ok());
+  EXPECT_EQ(now((*upload)->commit())->md5, md5("hello"));
+  auto download = now(access.get(get, {}));
+  ASSERT_TRUE(download.ok());
+  EXPECT_EQ(*now((*download)->read(1, 3)), "ell");
+}
+
+TEST(SignedBlobs, PartsBecomeOneBlob) {
+  const SystemClock clock;
+  SystemRandom random;
+  blob::MemoryBlobs blobs;
+  const blob::UrlSigner signer({Bytes(32, 'k')});
+  SignedBlobs access(blobs, signer, clock);
+  const BlobId id = BlobId::make(random, clock.now());
+  const std::string path = "/blob/" + id.text();
+  const Time expires = clock.now() + std::chrono::seconds(60);
+  std::vector<BlobAccess::Part> parts;
+  for (const std::uint32_t number : {1U, 2U}) {
+    auto upload = now(access.put(signer.sign({blob::UrlMethod::kPut, path, number, 3, expires}), 3, {}));
+    ASSERT_TRUE(upload.ok());
+    ASSERT_TRUE(now((*upload)->write("abc")).ok());
+    parts.push_back({number, to_hex(now((*upload)->commit())->md5)});
+  }
+  const auto etag = now(access.complete(signer.sign({blob::UrlMethod::kPost, path, 0, 6, expires}), parts, {}));
+  ASSERT_TRUE(etag.ok()) << etag.error().message;
+  EXPECT_EQ(*etag, to_hex(md5(md5("abc") + md5("abc"))) + "-2");
 }
 
 TEST(Range, CountsFromEitherEndAndNeverBeyond) {

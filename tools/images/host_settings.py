@@ -43,8 +43,12 @@ def without_credentials(url: str, place: str, notes: list[str]) -> str:
 def output_of(command: list[str]) -> str:
     if shutil.which(command[0]) is None:
         return ""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False,
-                          timeout=60, cwd="/")
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False,
+                              timeout=120, cwd="/")
+    except subprocess.TimeoutExpired:
+        print(f"note: '{' '.join(command)}' did not answer; its settings are not looked at", file=sys.stderr)
+        return ""
     return done.stdout if done.returncode == 0 else ""
 
 

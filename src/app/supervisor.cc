@@ -142,6 +142,8 @@ pid_t start(const std::vector<std::string>& argv, const std::vector<int>& pass, 
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
   for (const int fd : pass) fcntl(fd, F_SETFD, 0);
+  // Opened before the change of identity: a program in a private directory (a checkout) runs all the same.
+  const int program = ::open(argv[0].c_str(), O_PATH | O_CLOEXEC);
   if (who && geteuid() == 0) {
     if (setgroups(0, nullptr) != 0 || setresgid(who->gid, who->gid, who->gid) != 0 || setresuid(who->uid, who->uid, who->uid) != 0) {
       std::perror("proa: cannot become the unprivileged user");
@@ -154,7 +156,7 @@ pid_t start(const std::vector<std::string>& argv, const std::vector<int>& pass, 
   std::vector<char*> pointers;
   for (const std::string& argument : argv) pointers.push_back(const_cast<char*>(argument.c_str()));
   pointers.push_back(nullptr);
-  execv(pointers[0], pointers.data());
+  execveat(program, "", pointers.data(), environ, AT_EMPTY_PATH);
   std::fprintf(stderr, "proa: cannot run %s: %s\n", pointers[0], std::strerror(errno));
   _exit(127);
 }

@@ -490,8 +490,8 @@ void Scheduler::adopt_tasks(Worker& worker, const Hello& hello) {
       worker.reserved = plus(worker.reserved, task.reserved);
       worker.tasks.insert(report.task);
       pool(report.function).tasks.insert(report.task);
-      Task& adopted = tasks_.emplace(report.task, std::move(task)).first->second;
-      if (!view) stop(adopted, StopHow::kInterrupt);
+      if (!view) task.stopping = StopHow::kInterrupt;  // Told below.
+      tasks_.emplace(report.task, std::move(task));
     }
     task_report(worker, report);
   }

@@ -44,6 +44,11 @@ Time time_of(std::chrono::system_clock::time_point point) {
 
 std::string host_of(const std::string& address) { return address.substr(0, address.rfind(':')); }
 
+// Whose connections are counted together: a container's, or those from one address.
+std::string counted_by(const ConnectionInfo& info) {
+  return info.kind == ConnectionInfo::Kind::kContainer ? info.task : host_of(info.address);
+}
+
 struct OwnedFd {
   int fd;
   ~OwnedFd() {
@@ -323,7 +328,7 @@ void ServerState::sweep() {
     slot.open = ::fstat(static_cast<int>(number), &status) == 0 && status.st_ino == slot.inode;
     if (!slot.open) continue;
     ++open_count;
-    if (slot.info->kind == ConnectionInfo::Kind::kTcp) ++open_by_host[host_of(slot.info->address)];
+    if (slot.info->kind != ConnectionInfo::Kind::kLocal) ++open_by_host[counted_by(*slot.info)];
   }
 }
 
@@ -334,15 +339,18 @@ Result<void> ServerState::add_connection(int fd, ConnectionInfo info) {
     const std::lock_guard lock(mutex);
     if (stopped) return unavailable("the server is stopping");
     const bool is_tcp = info.kind == ConnectionInfo::Kind::kTcp;
+    const bool is_container = info.kind == ConnectionInfo::Kind::kContainer;
     const std::string peer_host = host_of(info.address);
+    const std::string counted = counted_by(info);
     const auto is_full = [&] {
       return open_count >= options.connections_max ||
-             (is_tcp && open_by_host[peer_host] >= options.connections_per_address_max);
+             (is_tcp && open_by_host[counted] >= options.connections_per_address_max) ||
+             (is_container && open_by_host[counted] >= options.connections_per_container_max);
     };
     if (is_full()) sweep();
     if (is_full()) {
       probe.connections_refused.fetch_add(1, std::memory_order_relaxed);
-      return resource_exhausted("there are too many connections, from " + info.address + " or in all");
+      return resource_exhausted("there are too many connections, from " + counted + " or in all");
     }
 
     const Time now = loop.now();
@@ -373,7 +381,7 @@ Result<void> ServerState::add_connection(int fd, ConnectionInfo info) {
     ::fstat(number, &status);
     slot = Slot{status.st_ino, true, now, std::make_shared<const ConnectionInfo>(std::move(info))};
     ++open_count;
-    if (is_tcp) ++open_by_host[peer_host];
+    if (is_tcp || is_container) ++open_by_host[counted];
   }
   const int on = 1;
   ::setsockopt(number, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);  // Fails on a unix socket, which has no delay.

@@ -82,6 +82,7 @@ struct ServerOptions {
   int streams_max = 20'000;
   std::size_t connections_max = 16'384;
   std::size_t connections_per_address_max = 4'096;
+  std::size_t connections_per_container_max = 64;  // A client has one, or a few.
   // How soon a peer that went away without a word is noticed. 0 is off (unix sockets need none).
   Duration keepalive_time = std::chrono::seconds(120);
   Duration keepalive_timeout = std::chrono::seconds(60);

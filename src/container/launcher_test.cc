@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -490,6 +491,46 @@ TEST_F(LauncherTest, StartsFromATreeOfAnySizeAsFastAsFromASmallOne) {
   for (auto& each : times) std::sort(each.begin(), each.end());
   std::printf("start: %.1f ms with 1 file, %.1f ms with 50,000 (1 GB)\n", times[0][5], times[1][5]);
   EXPECT_LT(times[1][5], 1.5 * times[0][5] + 5);  // The machine may be busy with something else.
+}
+
+// Figures for people: --gtest_also_run_disabled_tests --gtest_filter='*TimesOfStarting'.
+TEST_F(LauncherTest, DISABLED_TimesOfStarting) {
+  using Clock = std::chrono::steady_clock;
+  const auto millis = [](Clock::time_point from) { return std::chrono::duration<double, std::milli>(Clock::now() - from).count(); };
+  const auto median = [](std::vector<double> times) {
+    std::sort(times.begin(), times.end());
+    return times[times.size() / 2];
+  };
+  struct Program {
+    const char* name;
+    std::vector<std::string> argv;
+  };
+  for (const Program& program : {Program{"true", {"/bin/true"}}, Program{"python3 -c pass", {"/usr/bin/python3", "-I", "-c", "pass"}}}) {
+    std::vector<double> prepare, until_exec, run, removal, plain;
+    for (int round = 0; round < 40; ++round) {
+      auto begin = Clock::now();
+      const Slot slot = prepared({});
+      prepare.push_back(millis(begin));
+      begin = Clock::now();
+      ASSERT_TRUE(start(slot, machine().task(program.argv)).ok());
+      until_exec.push_back(millis(begin));
+      EXPECT_EQ(wait(slot)->code, 0);
+      run.push_back(millis(begin));
+      begin = Clock::now();
+      EXPECT_TRUE(remove(slot).ok());
+      removal.push_back(millis(begin));
+      begin = Clock::now();
+      const pid_t pid = vfork();
+      if (pid == 0) {
+        execl(program.argv[0].c_str(), program.argv[0].c_str(), program.argv.size() > 1 ? "-I" : nullptr, "-c", "pass", nullptr);
+        _exit(127);
+      }
+      waitpid(pid, nullptr, 0);
+      plain.push_back(millis(begin));
+    }
+    std::printf("%s: prepare %.1f ms, start until exec %.1f ms, start until ended %.1f ms, remove %.1f ms; plain spawn until ended %.1f ms\n", program.name, median(prepare), median(until_exec),
+                median(run), median(removal), median(plain));
+  }
 }
 
 // --- How it all ends --------------------------------------------------------------------------------------

@@ -24,12 +24,12 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <deque>
 #include <filesystem>
 #include <list>
 #include <map>
 #include <memory>
 #include <optional>
-#include <set>
 
 #include "base/fd.h"
 #include "cas/tree.h"
@@ -200,7 +200,7 @@ class Launcher {
   std::uint32_t id_base_ = 0;
   Digest skeleton_;
   std::map<std::uint64_t, std::unique_ptr<Slot>> slots_;
-  std::set<std::uint32_t> free_indices_;
+  std::deque<std::uint32_t> free_indices_;  // Used before; the one that was given back first comes first.
   std::uint32_t next_index_ = 0;
   std::uint64_t next_slot_ = 1;
   std::map<Digest, std::uint64_t> mounted_;  // Tree → when it was last used.
@@ -208,6 +208,7 @@ class Launcher {
   std::vector<pid_t> exporters_;
   std::vector<pid_t> janitor_;  // At most one: deletes what is in trash/.
   bool trash_ = false;
+  bool closing_ = false;
   std::size_t images_ = 0;
   std::map<Digest, ImageJob> image_jobs_;
   std::vector<std::string> graveyard_;  // Cgroups that still had processes when they were to go.
@@ -341,11 +342,11 @@ void Launcher::prepare(const Request& request) {
   if (slots_.size() >= kSlotsMax) return reply(request, resource_exhausted("all " + std::to_string(kSlotsMax) + " slots of this machine are in use"));
   auto slot = std::make_unique<Slot>();
   slot->id = next_slot_++;
-  if (free_indices_.empty()) {
+  if (next_index_ < kSlotsMax) {
     slot->index = next_index_++;
   } else {
-    slot->index = *free_indices_.begin();
-    free_indices_.erase(free_indices_.begin());
+    slot->index = free_indices_.front();
+    free_indices_.pop_front();
   }
   slot->waiting_request = request.id;
   slot->cgroup = "s" + std::to_string(slot->id) + "-" + std::to_string(getpid());
@@ -776,12 +777,14 @@ void Launcher::release(Slot& slot) {
     kill(slot.pid, SIGKILL);
     waitpid(slot.pid, nullptr, 0);
   }
-  if (network_ && slot.networked) network_->detach(slot.index);
+  // The kernel takes the interfaces away with the namespace, and nobody waits for it then. But a descriptor of the
+  // worker's may keep the namespace: then the index's next use, or the end, does it.
+  if (network_ && slot.networked && closing_) network_->detach(slot.index);
   if (cgroups_ && !cgroups_->remove(slot.cgroup)) graveyard_.push_back(slot.cgroup);
   std::erase_if(graveyard_, [this](const std::string& name) { return cgroups_->remove(name); });
   const std::string trash = options_.state_dir + "/trash/" + std::to_string(slot.id);
   if (rename(slot_directory(slot).c_str(), trash.c_str()) == 0) trash_ = true;
-  free_indices_.insert(slot.index);
+  free_indices_.push_back(slot.index);
 }
 
 // A child deletes what removed slots left: it may be much. It takes all that is there when it looks.
@@ -803,6 +806,7 @@ void Launcher::empty_trash() {
 }
 
 void Launcher::kill_everything() {
+  closing_ = true;
   for (auto& [id, slot] : slots_) {
     if (slot->state != State::kEnded) kill(slot->pid, SIGKILL);
   }

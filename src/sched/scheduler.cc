@@ -181,6 +181,7 @@ void Scheduler::lease_inputs(FunctionId function, Pool& waiting, const FunctionV
   }
   std::size_t turn = 0;
   while (waiting.queued > 0 && !rooms.empty()) {
+    PROA_CHECK(!waiting.queue.empty());
     const InputId input = waiting.queue.front();
     if (calls_.state(input) != InputState::kQueued || leases_.contains(input)) {
       waiting.queue.pop_front();  // Withdrawn since.

@@ -45,7 +45,7 @@ struct FakeWorkerConfig {
   std::uint32_t start_fails_one_in = 60;  // A container cannot begin.
   std::uint32_t fail_one_in = 10;         // User code raises.
   Duration long_run_time_max = std::chrono::seconds(8);
-  std::uint32_t long_run_one_in = 25;
+  std::uint32_t long_run_one_in = 12;
 };
 
 class FakeWorker {

@@ -55,6 +55,7 @@ class Book final : public control::FunctionBook {
       specs_[i].name = "f" + std::to_string(i);
       specs_[i].retries = {.retries = static_cast<std::uint32_t>(i), .initial_delay = milliseconds(700), .backoff = 2.0};
       specs_[i].concurrent_inputs_max = 1;
+      specs_[i].request.cpu_milli = 500;  // Four to a worker, so that room is short.
       view.spec = &specs_[i];
       views.push_back(view);
     }
@@ -468,7 +469,7 @@ Async<> Simulation::client(Client* self) {
     }
   }
   if (cancels) {
-    co_await sleep_for(loop_, milliseconds(random_.below(1500)));
+    co_await sleep_for(loop_, milliseconds(random_.below(random_.below(2) == 0 ? 1500 : 16'000)));
     fault(Fault::kCallCancelled);
     self->cancelled = true;
     (void)co_await ask<bool>([self](Server& server) { return cancel_call(server, self); });
@@ -556,7 +557,11 @@ Async<> Simulation::break_things() {
     switch (random_.below(8)) {
       case 0:
       case 1:
-        if (server_) {
+        // Half of the time in the middle of a commit.
+        if (random_.below(2) == 0) {
+          for (int i = 0; i < 300 && server_ && server_->store.under_way() == 0; ++i) co_await sleep_for(loop_, milliseconds(1));
+        }
+        if (server_ && !calm_) {
           fault(Fault::kServerCrash);
           crash();
         }
@@ -586,7 +591,13 @@ Async<> Simulation::break_things() {
           if (server_) server_->scheduler.app_stopping(view.app);
         }
         break;
-      default: break;
+      default: {
+        control::FunctionView& view = book_.views[random_.below(book_.views.size())];
+        fault(Fault::kRedeployed);
+        view.definition = DefinitionId::make(random_, loop_.now());
+        if (server_) server_->scheduler.function_changed(view.id);
+        break;
+      }
     }
   }
 }

@@ -31,11 +31,13 @@ enum class Fault : std::uint8_t {
   kStartFailed,
   kCallCancelled,
   kAppStopped,
+  kRedeployed,        // Containers of the older definition leave.
 };
-constexpr std::size_t kFaults = 12;
+constexpr std::size_t kFaults = 13;
 constexpr std::array<const char*, kFaults> kFaultNames = {
     "server crash",    "torn write",       "worker crash",    "worker lost",  "stream broken",  "message delayed",
-    "output repeated", "request repeated", "container crash", "start failed", "call cancelled", "app stopped"};
+    "output repeated", "request repeated", "container crash", "start failed", "call cancelled", "app stopped",
+    "redeployed"};
 
 struct Options {
   std::uint64_t seed = 1;

@@ -34,6 +34,11 @@ LIBRARIES = [
     (r"^toml", ["src/config/", "src/app/"], "settings are read in one place"),
 ]
 
+# Files that may look upwards, each with its reason.
+UPWARDS = {
+    "src/image/real_build_test.cc": "builds in real containers; no room above image/ has this as its subject",
+}
+
 # Built by themselves, or from code that was taken in as it is.
 SKIPPED = ("build/", "third_party/", ".git/")
 # Text that is looked at for words; the rest is not ours to judge.
@@ -69,9 +74,7 @@ def list_files(root: pathlib.Path) -> list[str]:
         names = [name for name in listed.split("\0") if name]
     except (OSError, subprocess.CalledProcessError):
         names = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]
-    return sorted(
-        name for name in set(names) if not name.startswith(SKIPPED) and (root / name).is_file()
-    )
+    return sorted(name for name in set(names) if not name.startswith(SKIPPED) and (root / name).is_file())
 
 
 def read_layers(root: pathlib.Path) -> list[str]:
@@ -108,10 +111,9 @@ def check_includes(file: str, lines: list[str], layers: list[str]) -> typing.Ite
         target = included.split("/")[0]
         if target not in layers or room not in layers or target == room:
             continue
-        if layers.index(target) > layers.index(room):
-            yield Finding(
-                file, number, f"{room}/ may not include {included}: {target}/ is above it; go through an interface in {room}/ or below"
-            )
+        if layers.index(target) > layers.index(room) and file not in UPWARDS:
+            way = f"go through an interface in {room}/ or below"
+            yield Finding(file, number, f"{room}/ may not include {included}: {target}/ is above it; {way}")
 
 
 def check_source(file: str, text: str, layers: list[str]) -> typing.Iterator[Finding]:
@@ -172,10 +174,10 @@ def check_format(root: pathlib.Path, files: list[str]) -> typing.Iterator[Findin
             return
         seen = set()
         for line in done.stderr.decode().splitlines():
-            found = re.match(r"(.+?):(\d+):\d+: (?:warning|error): (?:code should be clang-formatted)?(.*)", line)
+            found = re.match(r"(.+?):(\d+):\d+: (?:warning|error): ", line)
             if found and found[1] not in seen:
                 seen.add(found[1])
-                yield Finding(found[1], int(found[2]), "is not formatted: ./dev fmt" + (f" ({found[3].strip()})" if not "clang-format-violations" in found[3] else ""))
+                yield Finding(found[1], int(found[2]), "is not formatted: ./dev fmt")
 
 
 def check_tree(root: pathlib.Path, with_format: bool) -> list[Finding]:

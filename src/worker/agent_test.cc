@@ -441,6 +441,7 @@ TEST_F(AgentTest, TellsTheContainerOfACancellationAtOnceAndKillsItIfThatDoesNotH
   const auto asked = poll(task);
   std::optional<std::vector<InputId>> beat;
   scope.spawn(do_heartbeat(agent->find(task), seconds(14), &beat));
+  loop.run_for(seconds(3));
   link.command({.cancel = {id(0)}});
   settle();
   ASSERT_TRUE(beat.has_value());
@@ -450,6 +451,30 @@ TEST_F(AgentTest, TellsTheContainerOfACancellationAtOnceAndKillsItIfThatDoesNotH
   loop.run_for(seconds(15));
   ASSERT_TRUE(link.end_of(task).has_value());
   EXPECT_EQ(link.end_of(task)->reason, EndReason::kFinished);
+}
+
+TEST_F(AgentTest, ACancellationWaitsUntilTheInputHasBegunAndIsToldAgainIfItMayHaveBeenTooEarly) {
+  const TaskId task = start(order(function));
+  give({lease(0)});
+  const auto asked = poll(task);
+  link.command({.cancel = {id(0)}});
+  std::optional<std::vector<InputId>> beat;
+  scope.spawn(do_heartbeat(agent->find(task), seconds(14), &beat));
+  loop.run_for(milliseconds(499));
+  EXPECT_FALSE(beat.has_value());
+  loop.run_for(milliseconds(1));
+  ASSERT_TRUE(beat.has_value());
+  EXPECT_EQ(*beat, std::vector<InputId>{id(0).input});
+  beat.reset();
+  loop.run_for(seconds(2));
+  scope.spawn(do_heartbeat(agent->find(task), seconds(14), &beat));
+  settle();
+  ASSERT_TRUE(beat.has_value());
+  EXPECT_EQ(*beat, std::vector<InputId>{id(0).input});
+  beat.reset();
+  scope.spawn(do_heartbeat(agent->find(task), seconds(14), &beat));
+  settle();
+  EXPECT_FALSE(beat.has_value());
 }
 
 TEST_F(AgentTest, ACancelledInputThatEndsInTimeLeavesItsContainerAlone) {

@@ -140,6 +140,7 @@ class Task : public std::enable_shared_from_this<Task> {
     bool claimed = false;  // Not handed over yet.
     bool dropped = false;  // Cancelled while it was claimed.
     Time delivered;
+    bool tell_cancellation = false;  // With a heartbeat.
     Time cancel_deadline = kNever;
   };
   struct Claim;
@@ -171,6 +172,8 @@ class Task : public std::enable_shared_from_this<Task> {
   Async<> wait_for_input(Time deadline);
   void finish_input(sched::LeaseId lease, TaskOutput output);
   void now_ready();
+  std::vector<InputId> take_cancellations();
+  Time next_cancellation() const;
 
   // task_logs.cc
   static Async<> pump(std::shared_ptr<Task> self, control::LogStream stream, std::unique_ptr<Pipe> pipe);
@@ -200,7 +203,6 @@ class Task : public std::enable_shared_from_this<Task> {
 
   std::map<sched::LeaseId, Bound> bound_;
   std::uint64_t delivered_count_ = 0;
-  std::vector<InputId> cancellations_;  // Not told yet.
   OutputSender::Ticket last_output_ = 0;
 
   Time started_at_;

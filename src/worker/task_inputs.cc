@@ -37,6 +37,13 @@ struct Task::Claim {
 
 namespace {
 
+// The official client loses a cancellation that it hears of before the input has really begun: one that is
+// not unpacked yet is unknown to it, and one that is just beginning is cancelled without effect, once and for
+// all. So a container hears of it no sooner than this after it got the input,
+constexpr Duration kBeginTime = std::chrono::milliseconds(500);
+// and what it hears sooner than this after, it hears again with the next heartbeat.
+constexpr Duration kUnpackTime = std::chrono::seconds(2);
+
 // Waits in the queue's line for as long as it exists.
 struct InLine {
   InputQueue& queue;
@@ -187,7 +194,6 @@ Async<std::optional<control::Arguments>> Task::fetch_arguments(sched::LeaseId le
 
 void Task::finish_input(sched::LeaseId lease, TaskOutput output) {
   bound_.erase(lease);
-  std::erase(cancellations_, lease.input);
   last_output_ = context_.outputs.add({.lease = lease,
                                        .task = id_,
                                        .retry_count = output.retry_count,
@@ -237,10 +243,31 @@ Async<std::vector<InputId>> Task::heartbeat(std::shared_ptr<Task> self, Duration
   task.heartbeat_seen_ = true;
   const Held held(task);
   const Time deadline = task.context_.loop.now() + hold;
-  while (task.cancellations_.empty() && !task.ended() && task.context_.loop.now() < deadline) {
-    (void)co_await task.cancelled_.wait_until(deadline);
+  while (!task.ended() && task.context_.loop.now() < deadline) {
+    std::vector<InputId> told = task.take_cancellations();
+    if (!told.empty()) co_return told;
+    (void)co_await task.cancelled_.wait_until(std::min(deadline, task.next_cancellation()));
   }
-  co_return std::exchange(task.cancellations_, {});
+  co_return std::vector<InputId>();
+}
+
+std::vector<InputId> Task::take_cancellations() {
+  const Time now = context_.loop.now();
+  std::vector<InputId> told;
+  for (auto& [lease, bound] : bound_) {
+    if (!bound.tell_cancellation || now < bound.delivered + kBeginTime) continue;
+    bound.tell_cancellation = now < bound.delivered + kUnpackTime;
+    told.push_back(lease.input);
+  }
+  return told;
+}
+
+Time Task::next_cancellation() const {
+  Time next = kNever;
+  for (const auto& [lease, bound] : bound_) {
+    if (bound.tell_cancellation) next = std::min(next, bound.delivered + kBeginTime);
+  }
+  return next;
 }
 
 bool Task::cancel(sched::LeaseId lease) {
@@ -251,7 +278,7 @@ bool Task::cancel(sched::LeaseId lease) {
     bound.dropped = true;
   } else if (bound.cancel_deadline == kNever) {
     bound.cancel_deadline = context_.loop.now() + context_.options.cancel_grace;
-    cancellations_.push_back(lease.input);
+    bound.tell_cancellation = true;
     cancelled_.notify();
     watch();
   }

@@ -14,6 +14,7 @@
 
 #include "base/check.h"
 #include "rpc/grpc_bytes.h"
+#include "rpc/waiter.h"
 
 namespace proa::rpc {
 namespace client_detail {
@@ -83,21 +84,6 @@ Ending ending_of(const grpc::Status& status, const grpc::ClientContext& context)
   }
   return ending;
 }
-
-// Waits for one posted event; takes its handle back when the coroutine goes first.
-struct Waiter {
-  std::coroutine_handle<>& place;
-  bool armed = false;
-  bool await_ready() const noexcept { return false; }
-  void await_suspend(std::coroutine_handle<> waiter) noexcept {
-    place = waiter;
-    armed = true;
-  }
-  void await_resume() noexcept { armed = false; }
-  ~Waiter() {
-    if (armed) place = nullptr;
-  }
-};
 
 }  // namespace
 
@@ -330,7 +316,7 @@ Async<UnaryReply> call_unary(std::shared_ptr<client_detail::ChannelState> channe
   channel->stub.UnaryCall(&call->context, method, grpc::StubOptions(), &call->request, &call->response,
                           [raw = call.get()](const grpc::Status& status) { raw->ended(status); });
   const client_detail::CancelGuard guard{*call};
-  co_await client_detail::Waiter{call->waiter};
+  co_await Waiter{call->waiter};
   co_return std::move(call->reply);
 }
 

@@ -19,7 +19,9 @@
 #include <unordered_map>
 
 #include "base/check.h"
+#include "base/fd.h"
 #include "rpc/grpc_bytes.h"
+#include "rpc/waiter.h"
 
 namespace proa::rpc {
 namespace server_detail {
@@ -48,13 +50,6 @@ std::string host_of(const std::string& address) { return address.substr(0, addre
 std::string counted_by(const ConnectionInfo& info) {
   return info.kind == ConnectionInfo::Kind::kContainer ? info.task : host_of(info.address);
 }
-
-struct OwnedFd {
-  int fd;
-  ~OwnedFd() {
-    if (fd >= 0) ::close(fd);
-  }
-};
 
 }  // namespace
 
@@ -333,7 +328,7 @@ void ServerState::sweep() {
 }
 
 Result<void> ServerState::add_connection(int fd, ConnectionInfo info) {
-  OwnedFd given{fd};
+  const OwnedFd given(fd);
   int number = -1;
   {
     const std::lock_guard lock(mutex);
@@ -415,22 +410,6 @@ void ServerState::stop() {
 namespace {
 
 using server_detail::CallState;
-
-// Waits for the read or write that is under way. The posted end of it resumes the coroutine directly; when the
-// coroutine goes first, its handle is taken back.
-struct Waiter {
-  std::coroutine_handle<>& place;
-  bool armed = false;
-  bool await_ready() const noexcept { return false; }
-  void await_suspend(std::coroutine_handle<> waiter) noexcept {
-    place = waiter;
-    armed = true;
-  }
-  void await_resume() noexcept { armed = false; }
-  ~Waiter() {
-    if (armed) place = nullptr;
-  }
-};
 
 struct TimerGuard {
   Loop& loop;

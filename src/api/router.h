@@ -74,12 +74,18 @@ class IdempotencyStore {
 template <class Message>
 class StreamWriter {
  public:
-  explicit StreamWriter(rpc::ServerCall& call) : call_(&call) {}
-  // False when the peer has gone.
-  Async<bool> write(Message message) { return call_->write(message.SerializeAsString()); }
+  StreamWriter(rpc::ServerCall& call, OutputGate& gate) : call_(&call), gate_(&gate) {}
+  // False when the peer has gone. Like a reply, it waits until what it may show is durable.
+  Async<bool> write(Message message) { return write(call_, gate_, message.SerializeAsString()); }
 
  private:
-  rpc::ServerCall* call_;  // Outlives the handler.
+  static Async<bool> write(rpc::ServerCall* call, OutputGate* gate, Bytes bytes) {
+    co_await gate->durable();
+    co_return co_await call->write(std::move(bytes));
+  }
+
+  rpc::ServerCall* call_;  // Both outlive the handler.
+  OutputGate* gate_;
 };
 
 struct MethodStats {
@@ -109,8 +115,8 @@ class Router final : public rpc::Handler {
   void stream(const std::string& name, Api* api, Async<Result<void>> (Api::*method)(Caller, Request, StreamWriter<Response>)) {
     check(name, Request::descriptor(), Response::descriptor(), Shape::kServerStream);
     Method bound;
-    bound.stream = [api, method](Caller caller, Bytes bytes, rpc::ServerCall& call) -> Async<Result<void>> {
-      return call_stream<Api, Request, Response>(api, method, std::move(caller), std::move(bytes), call);
+    bound.stream = [api, method, &gate = parts_.gate](Caller caller, Bytes bytes, rpc::ServerCall& call) -> Async<Result<void>> {
+      return call_stream<Api, Request, Response>(api, method, std::move(caller), std::move(bytes), StreamWriter<Response>(call, gate));
     };
     bind(name, std::move(bound));
   }
@@ -144,10 +150,10 @@ class Router final : public rpc::Handler {
   }
   template <class Api, class Request, class Response>
   static Async<Result<void>> call_stream(Api* api, Async<Result<void>> (Api::*method)(Caller, Request, StreamWriter<Response>), Caller caller, Bytes bytes,
-                                         rpc::ServerCall& call) {
+                                         StreamWriter<Response> writer) {
     Request request;
     if (!request.ParseFromString(bytes)) co_return invalid_argument("the request is not a " + Request::descriptor()->full_name());
-    co_return co_await (api->*method)(std::move(caller), std::move(request), StreamWriter<Response>(call));
+    co_return co_await (api->*method)(std::move(caller), std::move(request), writer);
   }
 
   void check(const std::string& name, const google::protobuf::Descriptor* request, const google::protobuf::Descriptor* response, Shape shape) const;

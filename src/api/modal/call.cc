@@ -214,8 +214,16 @@ Async<Result<pb::FunctionStats>> CallApi::stats(Caller, pb::FunctionGetCurrentSt
   co_return response;
 }
 
-Async<Result<Empty>> CallApi::put_data_out(Caller, pb::FunctionCallPutDataRequest request) {
-  PROA_CO_TRY(const CallId id, CallId::parse(request.function_call_id()));
+Result<CallId> CallApi::own_call(const Caller& caller, const std::string& text) const {
+  PROA_TRY(const CallId id, CallId::parse(text));
+  PROA_TRY(const control::CallView call, calls_.view(id));
+  const auto task = scheduler_.task(caller.task);
+  if (!task || task->function != call.function) return permission_denied("the call " + id.text() + " is not one of this container's function");
+  return id;
+}
+
+Async<Result<Empty>> CallApi::put_data_out(Caller caller, pb::FunctionCallPutDataRequest request) {
+  PROA_CO_TRY(const CallId id, own_call(caller, request.function_call_id()));
   std::vector<control::Calls::Chunk> chunks;
   for (pb::DataChunk& chunk : *request.mutable_data_chunks()) {
     PROA_CO_TRY(auto read, read_chunk(std::move(chunk)));
@@ -225,9 +233,7 @@ Async<Result<Empty>> CallApi::put_data_out(Caller, pb::FunctionCallPutDataReques
   co_return Empty();
 }
 
-Async<Result<void>> CallApi::stream_chunks(pb::FunctionCallGetDataRequest request, control::Calls::Channel channel, StreamWriter<pb::DataChunk> writer) {
-  PROA_CO_TRY(const CallId id, CallId::parse(request.function_call_id()));
-  std::uint64_t after = request.last_index();
+Async<Result<void>> CallApi::stream_chunks(CallId id, std::uint64_t after, control::Calls::Channel channel, StreamWriter<pb::DataChunk> writer) {
   const Time end = loop_.now() + kStreamLife;
   while (loop_.now() < end) {
     PROA_CO_TRY(const auto chunks, co_await calls_.chunks(id, channel, after, end - loop_.now()));
@@ -240,11 +246,13 @@ Async<Result<void>> CallApi::stream_chunks(pb::FunctionCallGetDataRequest reques
 }
 
 Async<Result<void>> CallApi::get_data_out(Caller, pb::FunctionCallGetDataRequest request, StreamWriter<pb::DataChunk> writer) {
-  return stream_chunks(std::move(request), control::Calls::Channel::kOut, writer);
+  PROA_CO_TRY(const CallId id, CallId::parse(request.function_call_id()));
+  co_return co_await stream_chunks(id, request.last_index(), control::Calls::Channel::kOut, writer);
 }
 
-Async<Result<void>> CallApi::get_data_in(Caller, pb::FunctionCallGetDataRequest request, StreamWriter<pb::DataChunk> writer) {
-  return stream_chunks(std::move(request), control::Calls::Channel::kIn, writer);
+Async<Result<void>> CallApi::get_data_in(Caller caller, pb::FunctionCallGetDataRequest request, StreamWriter<pb::DataChunk> writer) {
+  PROA_CO_TRY(const CallId id, own_call(caller, request.function_call_id()));
+  co_return co_await stream_chunks(id, request.last_index(), control::Calls::Channel::kIn, writer);
 }
 
 }  // namespace proa::api::modal

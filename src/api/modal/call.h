@@ -31,7 +31,9 @@ class CallApi {
   Async<Result<google::protobuf::Empty>> put_data_out(Caller caller, pb::FunctionCallPutDataRequest request);
   Async<Result<void>> get_data_out(Caller caller, pb::FunctionCallGetDataRequest request, StreamWriter<pb::DataChunk> writer);
   Async<Result<void>> get_data_in(Caller caller, pb::FunctionCallGetDataRequest request, StreamWriter<pb::DataChunk> writer);
-  Async<Result<void>> stream_chunks(pb::FunctionCallGetDataRequest request, control::Calls::Channel channel, StreamWriter<pb::DataChunk> writer);
+  Async<Result<void>> stream_chunks(CallId id, std::uint64_t after, control::Calls::Channel channel, StreamWriter<pb::DataChunk> writer);
+  // A container may see and fill the channels of its own function's calls only.
+  Result<CallId> own_call(const Caller& caller, const std::string& text) const;
   std::string input_jwt(InputId input) const;
 
   Loop& loop_;

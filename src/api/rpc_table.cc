@@ -25,7 +25,6 @@ constexpr RpcEntry clients(RpcEntry entry) {
 }
 constexpr RpcEntry containers(RpcEntry entry) {
   entry.from = From::kContainers;
-  entry.untrusted = true;
   return entry;
 }
 

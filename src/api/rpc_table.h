@@ -23,8 +23,6 @@ struct RpcEntry {
   From from = From::kAnywhere;
   // Its effect must not happen twice: the answer is remembered under the caller's key.
   bool idempotent = false;
-  // Left to containers whose function was declared untrusted.
-  bool untrusted = false;
 };
 
 // Only what deserves a word: methods that are not in it are not served.

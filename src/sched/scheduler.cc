@@ -746,8 +746,6 @@ Async<Result<void>> Scheduler::put_outputs(WorkerId worker, std::vector<Output> 
   co_return Result<void>();
 }
 
-Async<Result<void>> Scheduler::put_logs(WorkerId, std::vector<LogLine>) { co_return unimplemented("logs are not the scheduler's"); }
-
 // --- Apps -------------------------------------------------------------------------------------------------
 
 void Scheduler::function_changed(FunctionId function) {

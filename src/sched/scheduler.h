@@ -82,7 +82,7 @@ class TaskPlanner {
   virtual Async<Result<TaskOrder>> plan(TaskId task, FunctionId function) = 0;
 };
 
-class Scheduler final : public control::Dispatch, public control::AppListener, public WorkerCalls {
+class Scheduler final : public control::Dispatch, public control::AppListener {
  public:
   Scheduler(Loop& loop, Random& random, control::Ledger& ledger, control::FunctionBook& functions, control::Calls& calls,
             TaskPlanner& planner, Logger& log, SchedulerConfig config);
@@ -101,11 +101,10 @@ class Scheduler final : public control::Dispatch, public control::AppListener, p
   // --- Workers. The link must outlive its connection: until disconnected() or close() was called.
   void report(WorkerLink& link, Report report);
   void disconnected(WorkerLink& link);
-  Async<Result<TaskOrder>> fetch_task(TaskId task) override;
-  Async<Result<control::Arguments>> fetch_arguments(LeaseId lease) override;
-  Async<Result<void>> put_outputs(WorkerId worker, std::vector<Output> outputs) override;
-  // Lines go to the logs, which are not the scheduler's; always kUnimplemented.
-  Async<Result<void>> put_logs(WorkerId worker, std::vector<LogLine> lines) override;
+  // The calls of WorkerCalls, but for logs, which are not the scheduler's.
+  Async<Result<TaskOrder>> fetch_task(TaskId task);
+  Async<Result<control::Arguments>> fetch_arguments(LeaseId lease);
+  Async<Result<void>> put_outputs(WorkerId worker, std::vector<Output> outputs);
 
   // --- control::Dispatch
   void enqueue(FunctionId function, InputId input) override;

@@ -2,7 +2,7 @@
 #include "app/seeds.h"
 
 #include <fcntl.h>
-#include <signal.h>
+#include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -43,27 +43,34 @@ std::vector<std::string> command_for(const std::string& name) {
   return {"client_deps.py", "--builder", name.substr(0, tag), "--python", "3." + name.substr(tag + 4, platform - tag - 4), "--platform", name.substr(platform + 1)};
 }
 
-Result<void> run_tool(const std::vector<std::string>& argv, const std::string& cache_dir) {
+// With posix_spawn: this process has many threads, and a fork of it may do nothing but exec.
+Result<void> run_tool(const std::vector<std::string>& tool, const std::string& cache_dir) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return errno_error(errno, "pipe");
   const OwnedFd read_end(ends[0]);
   OwnedFd write_end(ends[1]);
-  const pid_t pid = fork();
-  if (pid < 0) return errno_error(errno, "fork");
-  if (pid == 0) {
-    const int null = open("/dev/null", O_RDWR);
-    dup2(null, 0);
-    dup2(null, 1);
-    dup2(write_end.get(), 2);
-    setenv("PROA_CACHE", cache_dir.c_str(), 1);
-    setenv("HOME", cache_dir.c_str(), 1);
-    alarm(kMakeSeconds);
-    std::vector<char*> pointers;
-    for (const std::string& argument : argv) pointers.push_back(const_cast<char*>(argument.c_str()));
-    pointers.push_back(nullptr);
-    execvp(pointers[0], pointers.data());
-    _exit(127);
+  std::vector<std::string> argv = {"timeout", std::to_string(kMakeSeconds)};
+  argv.insert(argv.end(), tool.begin(), tool.end());
+  std::vector<std::string> env = {"PROA_CACHE=" + cache_dir, "HOME=" + cache_dir};
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    const std::string_view text = *variable;
+    if (!text.starts_with("PROA_CACHE=") && !text.starts_with("HOME=")) env.emplace_back(text);
   }
+  const auto pointers = [](std::vector<std::string>& strings) {
+    std::vector<char*> out;
+    for (std::string& text : strings) out.push_back(text.data());
+    out.push_back(nullptr);
+    return out;
+  };
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
+  posix_spawn_file_actions_adddup2(&actions, write_end.get(), 2);
+  pid_t pid = -1;
+  const int failure = posix_spawnp(&pid, argv[0].c_str(), &actions, nullptr, pointers(argv).data(), pointers(env).data());
+  posix_spawn_file_actions_destroy(&actions);
+  if (failure != 0) return errno_error(failure, "cannot run " + argv[0]);
   write_end.reset(-1);
   std::string said;
   std::array<char, 4096> buffer{};
@@ -76,7 +83,7 @@ Result<void> run_tool(const std::vector<std::string>& argv, const std::string& c
   if (status == 0) return {};
   while (!said.empty() && said.back() == '\n') said.pop_back();
   const auto line = said.rfind('\n');
-  return not_found("it could not be made: " + (said.empty() ? "the tool " + argv[1] + " did not run" : said.substr(line == std::string::npos ? 0 : line + 1)));
+  return not_found("it could not be made: " + (said.empty() ? "the tool " + tool[1] + " did not run" : said.substr(line == std::string::npos ? 0 : line + 1)));
 }
 
 Result<Digest> import_seed(cas::ObjectStore& objects, const std::string& archive) {

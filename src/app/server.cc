@@ -1,18 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "app/server.h"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
-#include <netinet/in.h>
 #include <signal.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
-#include <cstdlib>
 #include <filesystem>
 #include <memory>
 
@@ -46,6 +40,7 @@
 #include "control/mounts.h"
 #include "control/secrets.h"
 #include "image/builder.h"
+#include "rpc/acceptor.h"
 #include "rpc/server.h"
 #include "rt/pool.h"
 #include "rt/real_loop.h"
@@ -75,35 +70,6 @@ Result<Bytes> seal_key(const std::string& path, Random& random) {
     return errno_error(errno, "cannot write " + path);
   }
   return key;
-}
-
-// Accepts connections of one listening socket for the rpc server.
-Async<> accept_all(RealLoop& loop, int listener, rpc::ConnectionInfo::Kind kind, rpc::Server& server, Logger& log) {
-  WatchedFd socket(loop, listener);
-  while (true) {
-    sockaddr_storage peer{};
-    socklen_t size = sizeof peer;
-    const int fd = accept4(socket.fd(), reinterpret_cast<sockaddr*>(&peer), &size, SOCK_CLOEXEC);
-    if (fd < 0) {
-      if (errno == EAGAIN || errno == EWOULDBLOCK) {
-        co_await socket.readable();
-      } else if (errno != EINTR && errno != ECONNABORTED) {
-        // Out of descriptors, mostly: others must close theirs first.
-        log.warning("accept.failed", {{"why", std::strerror(errno)}});
-        co_await sleep_for(loop, std::chrono::milliseconds(100));
-      }
-      continue;
-    }
-    rpc::ConnectionInfo info;
-    info.kind = kind;
-    if (peer.ss_family == AF_INET) {
-      const auto* address = reinterpret_cast<const sockaddr_in*>(&peer);
-      char text[INET_ADDRSTRLEN] = {};
-      inet_ntop(AF_INET, &address->sin_addr, text, sizeof text);
-      info.address = std::string(text) + ":" + std::to_string(ntohs(address->sin_port));
-    }
-    if (const auto added = server.add_connection(fd, info); !added.ok()) log.warning("connection.refused", {{"why", added.error().message}});
-  }
 }
 
 class LedgerGate final : public api::OutputGate {
@@ -185,7 +151,7 @@ struct Server {
   std::unique_ptr<api::Router> router;
   std::unique_ptr<api::WorkerService> worker_service;
   std::unique_ptr<rpc::Server> rpc;
-  Scope scope;
+  std::unique_ptr<rpc::Acceptor> acceptor;
 };
 
 Result<void> Server::open() {
@@ -326,8 +292,11 @@ Result<void> Server::serve() {
   PROA_TRY_VOID(write_client_env());
   calls->resume();
   apps->resume();
-  scope.spawn(accept_all(loop, options.local_fd, rpc::ConnectionInfo::Kind::kLocal, *rpc, log));
-  scope.spawn(accept_all(loop, options.listen_fd, rpc::ConnectionInfo::Kind::kTcp, *rpc, log));
+  acceptor = std::make_unique<rpc::Acceptor>(loop, rpc::Acceptor::Routes{.grpc = [this](OwnedFd fd, rpc::ConnectionInfo info) {
+    if (const auto added = rpc->add_connection(fd.release(), std::move(info)); !added.ok()) log.warning("connection.refused", {{"why", added.error().message}});
+  }, .http = {}, .tls = {}}, log);
+  acceptor->listen(OwnedFd(options.local_fd), {.kind = rpc::ConnectionInfo::Kind::kLocal});
+  acceptor->listen(OwnedFd(options.listen_fd), {.kind = rpc::ConnectionInfo::Kind::kTcp});
   return {};
 }
 

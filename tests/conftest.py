@@ -31,6 +31,7 @@ PROVED = {
     "test_run_of_one_function_with_arguments",
     "test_remote_spawn_starmap_and_for_each",
     "test_exceptions_come_back_with_their_type_and_traceback",
+    "test_generators_stream",
 }
 
 

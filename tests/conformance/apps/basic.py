@@ -30,7 +30,7 @@ def fail(text: str):
 
 
 @app.function()
-def where() -> str:
+def where(_: int) -> str:
     time.sleep(0.05)
     return os.environ["MODAL_TASK_ID"]
 

@@ -32,6 +32,13 @@ PROVED = {
     "test_remote_spawn_starmap_and_for_each",
     "test_exceptions_come_back_with_their_type_and_traceback",
     "test_generators_stream",
+    "test_map_of_ten_thousand_comes_back_whole_and_in_order",
+    "test_map_runs_in_several_containers",
+    "test_large_arguments_and_results",
+    "test_containers_call_other_functions",
+    "test_calls_can_be_cancelled",
+    "test_deployed_functions_are_found_by_name_from_another_process",
+    "test_an_unknown_function_is_said_to_be_unknown",
 }
 
 

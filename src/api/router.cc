@@ -50,7 +50,8 @@ Async<Result<void>> Router::handle(rpc::ServerCall& call) {
   for (const auto& [prefix, service] : services_) {
     if (method_name.starts_with(prefix)) co_return co_await service->handle(call);
   }
-  MethodStats& stats = stats_[methods_.contains(method_name) ? method_name : "unknown"];
+  constexpr std::size_t kNamesMax = 2000;
+  MethodStats& stats = stats_[methods_.contains(method_name) || stats_.size() < kNamesMax ? method_name : "others"];
   ++stats.calls;
   const auto found = methods_.find(method_name);
   if (found == methods_.end()) {
@@ -66,6 +67,7 @@ Async<Result<void>> Router::handle(rpc::ServerCall& call) {
   }
   if (method.entry->from == From::kContainers && caller->kind != Caller::Kind::kContainer) co_return permission_denied("only containers call " + std::string(method.entry->name));
   if (method.entry->from == From::kClients && caller->kind == Caller::Kind::kContainer) co_return permission_denied("containers may not call " + std::string(method.entry->name));
+  call.set_budget(budget_of(caller->identity()));
   Result<std::optional<Bytes>> request = co_await call.read(std::chrono::seconds(120));
   if (!request.ok()) co_return request.error();
   if (!request->has_value()) co_return invalid_argument("the request is missing");
@@ -82,6 +84,16 @@ Async<Result<void>> Router::handle(rpc::ServerCall& call) {
   }
   for (const std::string& warning : *warnings) call.add_trailer("x-modal-warning", percent_encode(warning));
   co_return result;
+}
+
+std::shared_ptr<rpc::ByteBudget> Router::budget_of(const std::string& identity) {
+  if (const auto found = budgets_.find(identity); found != budgets_.end()) {
+    if (auto budget = found->second.lock()) return budget;
+  }
+  std::erase_if(budgets_, [](const auto& entry) { return entry.second.expired(); });
+  auto budget = std::make_shared<rpc::ByteBudget>(parts_.loop, identity.empty() ? kNobodyBytesMax : kCallerBytesMax);
+  budgets_[identity] = budget;
+  return budget;
 }
 
 Async<Result<void>> Router::serve_unary(rpc::ServerCall& call, const Method& method, Caller caller, Bytes request) {

@@ -38,7 +38,7 @@ struct Caller {
   TaskId task;          // Of a container.
   std::string client_version;
   std::string client_type;  // The wire's number, as text.
-  std::string host;         // What the caller calls this server, "host:port".
+  std::string base_url;     // How the caller reaches this server by HTTP: "http://host:port".
   std::string idempotency_key;
   // Said to the user, once for each text.
   std::shared_ptr<std::set<std::string>> warnings = std::make_shared<std::set<std::string>>();
@@ -104,6 +104,10 @@ class Router final : public rpc::Handler {
   };
   explicit Router(Parts parts) : parts_(parts) {}
 
+  // How many bytes of requests one caller may have in flight; all who show no credentials share theirs.
+  static constexpr std::size_t kCallerBytesMax = 256 << 20;
+  static constexpr std::size_t kNobodyBytesMax = 1 << 20;
+
   template <class Api, class Request, class Response>
   void unary(const std::string& name, Api* api, Async<Result<Response>> (Api::*method)(Caller, Request)) {
     check(name, Request::descriptor(), Response::descriptor(), Shape::kUnary);
@@ -128,6 +132,7 @@ class Router final : public rpc::Handler {
 
   Async<Result<void>> handle(rpc::ServerCall& call) override;
 
+  // By method; also those that are not implemented, as far as there is room.
   const std::map<std::string, MethodStats>& stats() const { return stats_; }
 
  private:
@@ -159,12 +164,14 @@ class Router final : public rpc::Handler {
   void check(const std::string& name, const google::protobuf::Descriptor* request, const google::protobuf::Descriptor* response, Shape shape) const;
   void bind(const std::string& name, Method method);
   Async<Result<void>> serve_unary(rpc::ServerCall& call, const Method& method, Caller caller, Bytes request);
+  std::shared_ptr<rpc::ByteBudget> budget_of(const std::string& identity);
   Async<Result<Bytes>> once(const Method& method, Caller caller, Bytes request);
 
   Parts parts_;
   std::map<std::string, Method> methods_;  // By full name.
   std::map<std::string, rpc::Handler*> services_;
   std::map<std::string, MethodStats> stats_;
+  std::map<std::string, std::weak_ptr<rpc::ByteBudget>> budgets_;  // By identity; of those with calls under way.
   // Calls with a key that are under way: a repeat waits for the first.
   std::map<std::string, std::shared_ptr<Signal>> under_way_;
 };

@@ -68,6 +68,8 @@ constexpr std::array kTable = std::to_array<RpcEntry>({
     clients(yes("SecretUpdate")),
     yes("SecretGetInfo"),
     // Mounts, blobs, images
+    once(yes("BlobCreate")),
+    yes("BlobGet"),
     yes("MountGetOrCreate"),
     yes("MountBatchedCheckExistence"),
     yes("MountPutFile"),

@@ -36,8 +36,8 @@ class LineLog final : public image::BuildLog {
 
 }  // namespace
 
-void Builds::set_runner(image::StepRunner& runner) {
-  builder_ = std::make_unique<image::Builder>(loop_, pool_, objects_, runner, bases_, *this, image::BuilderConfig());
+void Builds::set_runner(image::StepRunner& runner, image::BuilderConfig config) {
+  builder_ = std::make_unique<image::Builder>(loop_, pool_, objects_, runner, bases_, *this, std::move(config));
 }
 
 Async<Result<image::ImageRecord>> Builds::build(control::Image image, control::BuildLines& lines) {

@@ -20,7 +20,7 @@ class Builds final : public control::ImageBuilder, public image::StepCache {
       : loop_(loop), pool_(pool), objects_(objects), bases_(bases), secrets_(secrets) {}
   // Before the first build.
   void set_images(control::Images& images) { images_ = &images; }
-  void set_runner(image::StepRunner& runner);
+  void set_runner(image::StepRunner& runner, image::BuilderConfig config);
 
   Async<Result<image::ImageRecord>> build(control::Image image, control::BuildLines& lines) override;
 

@@ -29,6 +29,13 @@ Result<void> put_checked(cas::ObjectStore& objects, const Digest& expected, cons
   return {};
 }
 
+Result<std::uint64_t> take_over(cas::ObjectStore& objects, const Edge& edge, const Digest& expected, BlobId blob) {
+  PROA_TRY(const OwnedFd file, edge.open_blob(blob));
+  PROA_TRY(const cas::Stored stored, objects.put_fd(file.get()));
+  if (stored.digest != expected) return invalid_argument("the content of blob " + blob.text() + " is not what its SHA-256 says: " + expected.hex());
+  return stored.size_bytes;
+}
+
 }  // namespace
 
 Async<Result<std::vector<std::optional<std::uint64_t>>>> ObjectContent::sizes(std::vector<Digest> digests) {
@@ -43,7 +50,14 @@ Async<Result<void>> ObjectContent::put_bytes(Digest expected, Bytes bytes) {
   return run_in(pool_, loop_, std::move(work));
 }
 
-Async<Result<std::uint64_t>> ObjectContent::put_blob(Digest, BlobId) { co_return unimplemented("files of 4 MiB and more cannot be uploaded yet"); }
+Async<Result<std::uint64_t>> ObjectContent::put_blob(Digest expected, BlobId blob) {
+  cas::ObjectStore* const objects = &objects_;
+  const Edge* const edge = &edge_;
+  auto work = [objects, edge, expected, blob] { return take_over(*objects, *edge, expected, blob); };
+  auto taken = co_await run_in(pool_, loop_, std::move(work));
+  if (taken.ok()) edge_.remove_blob(blob);
+  co_return taken;
+}
 
 Async<Result<Digest>> ObjectContent::put_tree(cas::Tree tree) {
   cas::ObjectStore* const objects = &objects_;

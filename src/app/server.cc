@@ -8,9 +8,11 @@
 
 #include <cerrno>
 #include <filesystem>
+#include <fstream>
 #include <memory>
 
 #include "api/modal/app.h"
+#include "api/modal/blob.h"
 #include "api/modal/call.h"
 #include "api/modal/environment.h"
 #include "api/modal/face.h"
@@ -26,6 +28,7 @@
 #include "app/authenticate.h"
 #include "app/builds.h"
 #include "app/content.h"
+#include "app/edge.h"
 #include "app/planner.h"
 #include "app/seeds.h"
 #include "cas/object_store.h"
@@ -40,7 +43,6 @@
 #include "control/mounts.h"
 #include "control/secrets.h"
 #include "image/builder.h"
-#include "rpc/acceptor.h"
 #include "rpc/server.h"
 #include "rt/pool.h"
 #include "rt/real_loop.h"
@@ -72,6 +74,47 @@ Result<Bytes> seal_key(const std::string& path, Random& random) {
   return key;
 }
 
+constexpr std::size_t kPemBytesMax = 1 << 20;
+
+Result<std::string> read_all(int fd, std::size_t bytes_max, const std::string& what) {
+  std::string text(bytes_max, '\0');
+  std::size_t filled = 0;
+  while (filled < text.size()) {
+    const ssize_t count = pread(fd, text.data() + filled, text.size() - filled, static_cast<off_t>(filled));
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return errno_error(errno, "cannot read " + what);
+    if (count == 0) break;
+    filled += static_cast<std::size_t>(count);
+  }
+  text.resize(filled);
+  return text;
+}
+
+Result<std::optional<rpc::TlsKeys>> read_tls(const ServerOptions& options) {
+  if (options.tls_certificate_fd < 0) return std::optional<rpc::TlsKeys>();
+  const OwnedFd certificate(options.tls_certificate_fd);
+  const OwnedFd key(options.tls_key_fd);
+  rpc::TlsKeys keys;
+  PROA_TRY(keys.certificate_pem, read_all(certificate.get(), kPemBytesMax, "the TLS certificate"));
+  PROA_TRY(keys.key_pem, read_all(key.get(), kPemBytesMax, "the TLS key"));
+  return std::optional(std::move(keys));
+}
+
+// How builds reach package mirrors; nothing if nobody said.
+Result<image::BuildMirrors> read_build_mirrors(const std::string& path) {
+  const OwnedFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid() && errno == ENOENT) return image::BuildMirrors();
+  if (!fd.valid()) return errno_error(errno, "cannot open " + path);
+  PROA_TRY(const std::string text, read_all(fd.get(), 1 << 20, path));
+  auto mirrors = image::read_mirrors(text);
+  if (!mirrors.ok()) return invalid_argument(path + ": " + mirrors.error().message);
+  if (mirrors->ca_bundle_path.empty()) return mirrors;
+  const OwnedFd bundle(open(mirrors->ca_bundle_path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!bundle.valid()) return errno_error(errno, "cannot open the CA bundle " + mirrors->ca_bundle_path + ", named in " + path);
+  PROA_TRY(mirrors->ca_bundle, read_all(bundle.get(), 8 << 20, mirrors->ca_bundle_path));
+  return mirrors;
+}
+
 class LedgerGate final : public api::OutputGate {
  public:
   explicit LedgerGate(control::Ledger& ledger) : ledger_(ledger) {}
@@ -92,6 +135,24 @@ class StoredAnswers final : public api::IdempotencyStore {
  private:
   control::Idempotency& idempotency_;
 };
+
+struct ClientToken {
+  std::string id;
+  std::string secret;
+};
+
+// Of the file as it was written last; empty if there is none.
+ClientToken read_client_token(const std::string& path) {
+  ClientToken token;
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) {
+    constexpr std::string_view kId = "export MODAL_TOKEN_ID='";
+    constexpr std::string_view kSecret = "export MODAL_TOKEN_SECRET='";
+    if (line.starts_with(kId)) token.id = line.substr(kId.size(), line.find('\'', kId.size()) - kId.size());
+    if (line.starts_with(kSecret)) token.secret = line.substr(kSecret.size(), line.find('\'', kSecret.size()) - kSecret.size());
+  }
+  return token;
+}
 
 control::TaskPhase phase_of(sched::TaskState state) { return static_cast<control::TaskPhase>(state); }
 
@@ -120,6 +181,8 @@ struct Server {
   std::unique_ptr<control::Access> access;
   std::unique_ptr<control::Secrets> secrets;
   std::unique_ptr<Seeds> seeds;
+  std::unique_ptr<blob::UrlSigner> url_signer;
+  std::unique_ptr<Edge> edge;
   std::unique_ptr<ObjectContent> content;
   std::unique_ptr<control::Mounts> mounts;
   std::unique_ptr<Builds> builds;
@@ -135,6 +198,7 @@ struct Server {
   std::unique_ptr<api::modal::Handles> handles;
   std::unique_ptr<api::modal::ModalFace> modal_face;
   std::unique_ptr<api::modal::AppApi> app_api;
+  std::unique_ptr<api::modal::BlobApi> blob_api;
   std::unique_ptr<api::modal::CallApi> call_api;
   std::unique_ptr<api::modal::EnvironmentApi> environment_api;
   std::unique_ptr<api::modal::FunctionApi> function_api;
@@ -151,7 +215,6 @@ struct Server {
   std::unique_ptr<api::Router> router;
   std::unique_ptr<api::WorkerService> worker_service;
   std::unique_ptr<rpc::Server> rpc;
-  std::unique_ptr<rpc::Acceptor> acceptor;
 };
 
 Result<void> Server::open() {
@@ -173,7 +236,10 @@ Result<void> Server::open() {
   secrets = std::make_unique<control::Secrets>(loop, random, *ledger, key, control::Secrets::Config());
   std::filesystem::create_directories(data + "/cache");
   seeds = std::make_unique<Seeds>(loop, *pool, *objects, *ledger, log, SeedOptions{options.cache_dir, data + "/cache", options.tools_dir, "python3"});
-  content = std::make_unique<ObjectContent>(loop, *pool, *objects);
+  url_signer = std::make_unique<blob::UrlSigner>(std::vector{Bytes(hmac_sha256(key, "proa signed urls").view())});
+  PROA_TRY(std::optional<rpc::TlsKeys> tls, read_tls(options));
+  PROA_TRY(edge, Edge::open(loop, log, *url_signer, {.blob_dir = data + "/blobs", .tls = std::move(tls)}));
+  content = std::make_unique<ObjectContent>(loop, *pool, *objects, *edge);
   return {};
 }
 
@@ -189,7 +255,9 @@ Result<void> Server::load() {
   planner = std::make_unique<Planner>(Planner::Parts{loop, *pool, *objects, *apps, *environments, *images, *mounts, *secrets});
   scheduler = std::make_unique<sched::Scheduler>(loop, random, *ledger, *apps, *calls, *planner, log, sched::SchedulerConfig());
   steps = std::make_unique<sched::Steps>(loop, random, *scheduler, [this](Digest digest) { return read_tree(digest); });
-  builds->set_runner(*steps);
+  image::BuilderConfig builder_config;
+  PROA_TRY(builder_config.mirrors, read_build_mirrors(options.mirrors_file));
+  builds->set_runner(*steps, std::move(builder_config));
   idempotency = std::make_unique<control::Idempotency>(loop, *ledger, control::Idempotency::Config());
 
   calls->set_dispatch(*scheduler);
@@ -245,10 +313,18 @@ Async<Result<void>> Server::put_logs(std::vector<sched::LogLine> lines) {
 // For `source`: how the official client and our own reach this server.
 Result<void> Server::write_client_env() {
   const std::string path = options.data_dir + "/client.env";
-  if (access->has_tokens() && std::filesystem::exists(path)) return {};
-  PROA_TRY(const control::Credentials token, access->create_token("proa up", "owner", Duration(0)));
-  const std::string text = "export MODAL_SERVER_URL='" + options.url + "'\nexport MODAL_TOKEN_ID='" + token.id.text() + "'\nexport MODAL_TOKEN_SECRET='" + token.secret +
-                           "'\nexport NO_PROXY='localhost,127.0.0.1'\nexport PROA_URL='" + options.url + "'\nexport PROA_TOKEN='" + token.id.text() + ":" + token.secret + "'\n";
+  // The token is the one of the first time: of its secret only the file knows.
+  ClientToken token = read_client_token(path);
+  if (!access->authenticate(token.id, token.secret).ok()) {
+    PROA_TRY(const control::Credentials made, access->create_token("proa up", "owner", Duration(0)));
+    token = {made.id.text(), made.secret};
+  }
+  std::string text = "export MODAL_SERVER_URL='" + options.url + "'\nexport MODAL_TOKEN_ID='" + token.id + "'\nexport MODAL_TOKEN_SECRET='" + token.secret +
+                     "'\nexport NO_PROXY='localhost,127.0.0.1'\nexport PROA_URL='" + options.url + "'\nexport PROA_TOKEN='" + token.id + ":" + token.secret + "'\n";
+  // Python and Go read the first, Node the second, gRPC's own the third.
+  if (!options.trust_file.empty()) {
+    for (const char* name : {"SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"}) text += "export " + std::string(name) + "='" + options.trust_file + "'\n";
+  }
   const std::string temporary = path + ".new";
   const OwnedFd fd(::open(temporary.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600));
   if (!fd.valid() || write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()) || fsync(fd.get()) != 0 || rename(temporary.c_str(), path.c_str()) != 0) {
@@ -266,6 +342,7 @@ Result<void> Server::serve() {
   authenticator = std::make_unique<Authenticate>(*access, *scheduler);
   router = std::make_unique<api::Router>(api::Router::Parts{loop, *authenticator, *gate, *answers, log});
   app_api = std::make_unique<api::modal::AppApi>(*apps, *environments, *scheduler, *handles);
+  blob_api = std::make_unique<api::modal::BlobApi>(random, loop, *url_signer, api::modal::BlobApi::Config());
   call_api = std::make_unique<api::modal::CallApi>(loop, *calls, *apps, *access, *scheduler);
   environment_api = std::make_unique<api::modal::EnvironmentApi>(*environments, *apps, *scheduler);
   function_api = std::make_unique<api::modal::FunctionApi>(*apps, *environments, *scheduler, *handles);
@@ -276,6 +353,7 @@ Result<void> Server::serve() {
   task_api = std::make_unique<api::modal::TaskApi>(*environments, *apps, *scheduler);
   token_api = std::make_unique<api::modal::TokenApi>(loop, *access);
   app_api->bind(*router);
+  blob_api->bind(*router);
   call_api->bind(*router);
   environment_api->bind(*router);
   function_api->bind(*router);
@@ -292,11 +370,7 @@ Result<void> Server::serve() {
   PROA_TRY_VOID(write_client_env());
   calls->resume();
   apps->resume();
-  acceptor = std::make_unique<rpc::Acceptor>(loop, rpc::Acceptor::Routes{.grpc = [this](OwnedFd fd, rpc::ConnectionInfo info) {
-    if (const auto added = rpc->add_connection(fd.release(), std::move(info)); !added.ok()) log.warning("connection.refused", {{"why", added.error().message}});
-  }, .http = {}, .tls = {}}, log);
-  acceptor->listen(OwnedFd(options.local_fd), {.kind = rpc::ConnectionInfo::Kind::kLocal});
-  acceptor->listen(OwnedFd(options.listen_fd), {.kind = rpc::ConnectionInfo::Kind::kTcp});
+  edge->start(*rpc, {.tcp = OwnedFd(options.listen_fd), .local = OwnedFd(options.local_fd), .containers = OwnedFd(options.containers_fd)});
   return {};
 }
 

@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <sys/file.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -21,10 +22,14 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <optional>
 
+#include "app/certificates.h"
+#include "base/clock.h"
 #include "base/fd.h"
 
 namespace proa::app {
@@ -124,6 +129,46 @@ std::uint16_t port_of(int fd) {
                                              : reinterpret_cast<const sockaddr_in*>(&address)->sin_port);
 }
 
+std::string own_host_name() {
+  char name[256] = {};
+  return gethostname(name, sizeof name - 1) == 0 && name[0] != '\0' ? name : "localhost";
+}
+
+// "name" of "https://name:port/…"; empty if it is no such URL.
+std::string host_of(const std::string& url) {
+  const auto slashes = url.find("://");
+  if (slashes == std::string::npos) return "";
+  const std::string rest = url.substr(slashes + 3, url.find('/', slashes + 3) - slashes - 3);
+  if (rest.starts_with('[')) return rest.substr(1, rest.find(']') - 1);
+  return rest.substr(0, rest.find(':'));
+}
+
+// Our CA and everybody else's: a variable that names a bundle takes the place of the system's.
+Result<std::string> make_trust_file(const std::string& directory, const std::string& ca) {
+  std::string text;
+  const char* const set = std::getenv("SSL_CERT_FILE");
+  for (const std::string& path : {ca, std::string(set != nullptr ? set : ""), std::string("/etc/ssl/certs/ca-certificates.crt"), std::string("/etc/pki/tls/certs/ca-bundle.crt")}) {
+    std::ifstream file(path);
+    if (!file) continue;
+    text.append(std::istreambuf_iterator<char>(file), {});
+    if (path != ca) break;
+  }
+  const std::string path = directory + "/trust.pem";
+  std::ofstream out(path + ".new", std::ios::trunc);
+  out << text;
+  out.close();
+  if (!out || chmod((path + ".new").c_str(), 0644) != 0 || rename((path + ".new").c_str(), path.c_str()) != 0) return errno_error(errno, "cannot write " + path);
+  return path;
+}
+
+// A connection is a descriptor, and the usual soft limit is 1024. Children inherit it.
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 struct Child {
   std::string name;
   pid_t pid = -1;
@@ -175,7 +220,8 @@ class Supervisor {
   void stop_all();
   void keep_running();
   milliseconds patience() const;
-  std::string url() const { return "http://" + options_.host + ":" + std::to_string(port_); }
+  std::string url() const;
+  Result<void> open_tls();
 
   const UpOptions& options_;
   Logger& log_;
@@ -186,6 +232,10 @@ class Supervisor {
   OwnedFd lock_;
   OwnedFd tcp_;
   OwnedFd local_;
+  OwnedFd containers_;
+  std::string certificate_;  // Paths; empty without TLS.
+  std::string key_;
+  std::string trust_;
   OwnedFd signals_;
   OwnedFd ready_;  // The server writes a byte when it serves.
   bool announced_ = false;
@@ -210,6 +260,9 @@ Result<void> Supervisor::open() {
   PROA_TRY(tcp_, listen_tcp(options_.host, options_.port));
   port_ = port_of(tcp_.get());
   PROA_TRY(local_, listen_unix(data_dir_ + "/run/server.sock", who_));
+  PROA_TRY(containers_, listen_unix(data_dir_ + "/run/blobs.sock", who_));
+  PROA_TRY_VOID(open_tls());
+  raise_descriptor_limit();
   sigset_t watched;
   sigemptyset(&watched);
   for (const int signal : {SIGTERM, SIGINT, SIGCHLD}) sigaddset(&watched, signal);
@@ -219,15 +272,57 @@ Result<void> Supervisor::open() {
   return {};
 }
 
+std::string Supervisor::url() const {
+  if (!options_.public_url.empty()) return options_.public_url;
+  // "Any address" is none that a client could use.
+  const bool any = options_.host == "0.0.0.0" || options_.host == "::";
+  std::string host = any ? own_host_name() : options_.host;
+  if (host.find(':') != std::string::npos) host = "[" + host + "]";
+  return (certificate_.empty() ? "http://" : "https://") + host + ":" + std::to_string(port_);
+}
+
+Result<void> Supervisor::open_tls() {
+  if (options_.tls == UpOptions::Tls::kNone) return {};
+  certificate_ = options_.tls_certificate;
+  key_ = options_.tls_key;
+  if (options_.tls == UpOptions::Tls::kOwn) {
+    const std::string directory = data_dir_ + "/tls";
+    PROA_TRY_VOID(make_directory(directory, 0711, {geteuid(), getegid()}));
+    std::vector<std::string> names = {"localhost", "127.0.0.1", "::1", own_host_name()};
+    if (options_.host != "0.0.0.0" && options_.host != "::") names.push_back(options_.host);
+    if (const std::string host = host_of(options_.public_url); !host.empty()) names.push_back(host);
+    std::sort(names.begin(), names.end());
+    names.erase(std::unique(names.begin(), names.end()), names.end());
+    PROA_TRY(const CertificateFiles files, own_certificates(directory, names, SystemClock().now()));
+    certificate_ = files.certificate;
+    key_ = files.key;
+    PROA_TRY(trust_, make_trust_file(directory, files.ca));
+  }
+  for (const std::string& path : {certificate_, key_}) {
+    if (!OwnedFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC)).valid()) return errno_error(errno, "cannot open " + path + ", which is to be used for TLS");
+  }
+  return {};
+}
+
 void Supervisor::start_server() {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return;
   ready_ = OwnedFd(ends[0]);
   const OwnedFd theirs(ends[1]);
   std::vector<std::string> argv = {options_.program, "server", "--data-dir", data_dir_, "--listen-fd", std::to_string(tcp_.get()),
-                                   "--local-fd", std::to_string(local_.get()), "--ready-fd", std::to_string(theirs.get()), "--url", url()};
+                                   "--local-fd", std::to_string(local_.get()), "--containers-fd", std::to_string(containers_.get()),
+                                   "--ready-fd", std::to_string(theirs.get()), "--url", url()};
+  std::vector<int> pass = {tcp_.get(), local_.get(), containers_.get(), theirs.get()};
+  // Opened here, as whoever may read them, and each time, so that a restart takes up new ones.
+  const OwnedFd certificate(certificate_.empty() ? -1 : ::open(certificate_.c_str(), O_RDONLY | O_CLOEXEC));
+  const OwnedFd key(key_.empty() ? -1 : ::open(key_.c_str(), O_RDONLY | O_CLOEXEC));
+  if (certificate.valid() && key.valid()) {
+    argv.insert(argv.end(), {"--tls-certificate-fd", std::to_string(certificate.get()), "--tls-key-fd", std::to_string(key.get())});
+    pass.insert(pass.end(), {certificate.get(), key.get()});
+    if (!trust_.empty()) argv.insert(argv.end(), {"--trust-file", trust_});
+  }
   argv.insert(argv.end(), options_.server_flags.begin(), options_.server_flags.end());
-  server_.pid = start(argv, {tcp_.get(), local_.get(), theirs.get()}, who_, SIGKILL);
+  server_.pid = start(argv, pass, who_, SIGKILL);
   server_.started = std::chrono::steady_clock::now();
 }
 
@@ -240,7 +335,7 @@ void Supervisor::start_worker_and_launcher() {
                          "--objects-dir", data_dir_ + "/objects"},
                         {launcher_end.get()}, std::nullopt, SIGKILL);
   std::vector<std::string> argv = {options_.program, "worker", "--data-dir", data_dir_, "--launcher-fd", std::to_string(worker_end.get()),
-                                   "--server", "unix:" + data_dir_ + "/run/server.sock"};
+                                   "--server", "unix:" + data_dir_ + "/run/server.sock", "--blobs", "unix:" + data_dir_ + "/run/blobs.sock"};
   argv.insert(argv.end(), options_.worker_flags.begin(), options_.worker_flags.end());
   worker_.pid = start(argv, {worker_end.get()}, who_, SIGKILL);
   launcher_.started = worker_.started = std::chrono::steady_clock::now();

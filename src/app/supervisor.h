@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,11 @@ struct UpOptions {
   std::string data_dir;
   std::string host = "127.0.0.1";
   std::uint16_t port = 7100;
+  std::string public_url;  // How clients reach it, "https://name[:port]"; empty: by host and port.
+  enum class Tls { kNone, kOwn, kFiles };
+  Tls tls = Tls::kNone;
+  std::string tls_certificate;  // kFiles: PEM, the chain.
+  std::string tls_key;
   std::string program;                    // This program's own path, to start the children from.
   std::vector<std::string> server_flags;  // Handed on as they are.
   std::vector<std::string> worker_flags;
@@ -30,7 +36,7 @@ struct UpOptions {
 };
 
 // Runs until SIGTERM or SIGINT, then stops the children and returns the exit status. Prints
-// "ready http://HOST:PORT" on stdout each time the server begins to serve for the first time in this run.
+// "ready URL" on stdout each time the server begins to serve for the first time in this run.
 //   1 with a sentence on stderr: the directory is in use, or the address is taken.
 int run_supervisor(const UpOptions& options, Logger& log);
 

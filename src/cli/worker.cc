@@ -16,6 +16,7 @@ void add_worker(CLI::App& program, Chosen& chosen) {
   verb->add_option("--data-dir", *data_dir, "Where its objects are kept")->required();
   verb->add_option("--launcher-fd", options->launcher_fd, "Descriptor of the socket it shares with proa-launcher")->required();
   verb->add_option("--server", options->server, "HOST:PORT or unix:PATH of the server")->required();
+  verb->add_option("--blobs", options->blobs, "HOST:PORT or unix:PATH where the server serves blobs")->required();
   verb->add_option("--token", options->token, "Of a worker; not needed on the server's own socket");
   verb->add_option("--name", options->name, "For people");
   verb->callback([=, &chosen] {

@@ -84,8 +84,15 @@ Async<Result<void>> Mounts::put(Digest content, Bytes bytes) {
 }
 
 Async<Result<void>> Mounts::put_blob(Digest content, BlobId blob) {
-  PROA_CO_TRY(const std::uint64_t size, co_await content_.put_blob(content, blob));
-  grant(content, size);
+  const Result<std::uint64_t> size = co_await content_.put_blob(content, blob);
+  if (size.ok()) {
+    grant(content, *size);
+    co_return Result<void>();
+  }
+  if (size.error().code != Code::kNotFound) co_return size.error();
+  // A repeat of what worked before finds no blob any more.
+  PROA_CO_TRY(const auto missing, co_await this->missing({content}));
+  if (!missing.empty()) co_return size.error();
   co_return Result<void>();
 }
 

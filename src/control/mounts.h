@@ -37,7 +37,7 @@ class ContentStore {
   virtual Async<Result<std::vector<std::optional<std::uint64_t>>>> sizes(std::vector<Digest> objects) = 0;
   // kInvalidArgument if the bytes have another digest.
   virtual Async<Result<void>> put_bytes(Digest expected, Bytes bytes) = 0;
-  // Takes the bytes over from an uploaded blob; answers their number. kInvalidArgument, kNotFound.
+  // Takes the bytes over from an uploaded blob, which is gone afterwards; answers their number. kInvalidArgument, kNotFound.
   virtual Async<Result<std::uint64_t>> put_blob(Digest expected, BlobId blob) = 0;
   // kNotFound if the tree names an object that is not there.
   virtual Async<Result<Digest>> put_tree(cas::Tree tree) = 0;

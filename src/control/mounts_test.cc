@@ -95,6 +95,9 @@ TEST_F(MountsTest, ContentMustBeWhatItIsSaidToBe) {
   EXPECT_EQ(world.run(mounts->put_blob(sha256("other"), blob)).error().code, Code::kInvalidArgument);
   ASSERT_TRUE(world.run(mounts->put_blob(sha256("big"), blob)).ok());
   EXPECT_TRUE(mounts->may_use(sha256("big")));
+  content.blobs.erase(blob);
+  EXPECT_TRUE(world.run(mounts->put_blob(sha256("big"), blob)).ok());
+  EXPECT_EQ(world.run(mounts->put_blob(sha256("small"), blob)).error().code, Code::kNotFound);
 }
 
 TEST_F(MountsTest, MakesATreeOfItsFiles) {

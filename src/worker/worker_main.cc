@@ -85,7 +85,7 @@ int run_worker(const WorkerOptions& options, Logger& log) {
     loop.stop();
   });
 
-  const ServerAddress server{.address = options.server, .token = options.token};
+  const ServerAddress server{.address = options.server, .blobs = options.blobs, .token = options.token};
   auto link = ServerConnection::create(loop, random, log, server);
   auto face = ContainerFace::create(loop, log, server, {});
   for (const Error* error : {link.ok() ? nullptr : &link.error(), face.ok() ? nullptr : &face.error()}) {

@@ -14,6 +14,7 @@ namespace proa::worker {
 
 struct WorkerOptions {
   std::string server;        // "host:port" or "unix:/path".
+  std::string blobs;         // Where containers' blob ports lead: "host:port" or "unix:/path".
   std::string token;         // Of a worker; not needed on the server's own socket.
   int launcher_fd = -1;      // The socket shared with proa-launcher.
   std::string id_file;       // Where the worker's id is kept, so that it is the same after a restart; "" is nowhere.

@@ -474,7 +474,7 @@ std::string author(const Caller& caller) {
   return caller.user;
 }
 
-std::string page_url(const Caller& caller, const std::string& path) { return "http://" + caller.host + path; }
+std::string page_url(const Caller& caller, const std::string& path) { return caller.base_url + path; }
 
 // --- Small things ---------------------------------------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ struct Counted {
 class ContainerFace::OpenDoor final : public Door {
  public:
   OpenDoor(ContainerFace& face, std::string task)
-      : face_(face), task_(std::move(task)), relay_(face.loop_, face.log_, face.server_.address) {}
+      : face_(face), task_(std::move(task)), relay_(face.loop_, face.log_, face.server_.blobs) {}
   ~OpenDoor() override { face_.containers_.erase(task_); }
 
   void serve(container::OwnedFd api_listener, container::OwnedFd blob_listener) {

@@ -6,7 +6,7 @@
 // What concerns the worker (hello, heartbeat, inputs, outputs, results) is answered here, by a WireFace that
 // knows the messages. All else goes to the server as it is, with the task's identity, and is tried again
 // while the server is away, so that a container does not notice. TCP connections to a container's blob port
-// become connections to the server's port.
+// become connections to where the server has its blobs.
 //
 // On the worker's loop. Each container has bounds of its own: connections, calls, bytes.
 #pragma once

@@ -148,7 +148,7 @@ class ModalFaceTest : public testing::Test {
     directory = ::mkdtemp(name);
     runtime.emplace(loop, directory / "slots");
     server.emplace(loop, directory / "server.sock");
-    const ServerAddress address{.address = "unix:" + (directory / "server.sock").string(), .token = "worker-token"};
+    const ServerAddress address{.address = "unix:" + (directory / "server.sock").string(), .blobs = "unix:" + (directory / "server.sock").string(), .token = "worker-token"};
     auto connection = ServerConnection::create(loop, random, log, address);
     link = std::move(connection).value();
     auto made = ContainerFace::create(loop, log, address, {.calls_max = 4});

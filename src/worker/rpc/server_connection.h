@@ -21,6 +21,7 @@ namespace proa::worker {
 
 struct ServerAddress {
   std::string address;  // "host:port" or "unix:/path".
+  std::string blobs;    // Where its blobs are served by HTTP, likewise. Nothing else may be there: containers' bytes go to it unseen.
   std::string token;    // Of a worker; not needed on the server's own socket.
 };
 

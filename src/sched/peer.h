@@ -61,7 +61,8 @@ enum class StopHow : std::uint8_t {
 struct StartTask {
   TaskId task;
   FunctionId function;
-  static void fields(auto& visit, auto& self) { visit(1, self.task), visit(2, self.function); }
+  DefinitionId definition;  // What of the function it is to run; the worker repeats it in its reports.
+  static void fields(auto& visit, auto& self) { visit(1, self.task), visit(2, self.function), visit(3, self.definition); }
   friend bool operator==(const StartTask&, const StartTask&) = default;
 };
 
@@ -165,9 +166,11 @@ struct TaskReport {
   bool oom = false;
   std::string message;
   std::optional<control::Outcome> outcome;
+  DefinitionId definition;
   static void fields(auto& visit, auto& self) {
     visit(1, self.task), visit(2, self.function), visit(3, self.state), visit(4, self.reason);
     visit(5, self.exit_code), visit(6, self.oom), visit(7, self.message), visit(8, self.outcome);
+    visit(9, self.definition);
   }
   friend bool operator==(const TaskReport&, const TaskReport&) = default;
 };

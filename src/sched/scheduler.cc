@@ -312,7 +312,7 @@ void Scheduler::start_task(WorkerId worker_id, FunctionId function, const Functi
   worker.tasks.insert(task.view.id);
   pool(function).tasks.insert(task.view.id);
   Command command;
-  command.start = StartTask{task.view.id, function};
+  command.start = StartTask{task.view.id, function, view.definition};
   const TaskId id = task.view.id;
   const auto [place, inserted] = tasks_.emplace(id, std::move(task));
   PROA_CHECK(inserted);
@@ -482,7 +482,7 @@ void Scheduler::adopt_tasks(Worker& worker, const Hello& hello) {
       task.view.id = report.task;
       task.view.function = report.function;
       task.view.app = view ? view->app : AppId();
-      task.definition = view ? view->definition : DefinitionId();
+      task.definition = report.definition;
       task.view.worker = worker.id;
       task.view.state = report.state;
       task.view.created = loop_.now();
@@ -491,7 +491,12 @@ void Scheduler::adopt_tasks(Worker& worker, const Hello& hello) {
       worker.reserved = plus(worker.reserved, task.reserved);
       worker.tasks.insert(report.task);
       pool(report.function).tasks.insert(report.task);
-      if (!view) task.stopping = StopHow::kInterrupt;  // Told below.
+      // Told below.
+      if (!view) {
+        task.stopping = StopHow::kInterrupt;
+      } else if (task.definition != view->definition) {
+        task.stopping = StopHow::kDrain;
+      }
       tasks_.emplace(report.task, std::move(task));
     }
     task_report(worker, report);
@@ -501,7 +506,7 @@ void Scheduler::adopt_tasks(Worker& worker, const Hello& hello) {
     Task& task = tasks_.at(id);
     if (!said.contains(id)) {
       Command command;
-      command.start = StartTask{id, task.view.function};
+      command.start = StartTask{id, task.view.function, task.definition};
       tell(worker, std::move(command));
     }
     if (const auto how = std::exchange(task.stopping, std::nullopt)) stop(task, *how);
@@ -705,6 +710,9 @@ Async<Result<TaskOrder>> Scheduler::fetch_task(TaskId id) {
   const auto found = tasks_.find(id);
   if (found == tasks_.end()) co_return not_found("the task " + id.text() + " is not wanted any more");
   const FunctionId function = found->second.view.function;
+  const auto view = functions_.view(function);
+  // It is being stopped already.
+  if (view && view->definition != found->second.definition) co_return failed_precondition("the function was deployed anew before the task " + id.text() + " began");
   co_return co_await planner_.plan(id, function);
 }
 
@@ -806,6 +814,16 @@ std::vector<TaskView> Scheduler::tasks(AppId app) const {
     out.back().running = static_cast<std::uint32_t>(task.bound.size());
   }
   std::sort(out.begin(), out.end(), [](const TaskView& a, const TaskView& b) { return std::pair(a.created, a.id) < std::pair(b.created, b.id); });
+  return out;
+}
+
+std::vector<TaskView> Scheduler::ended_tasks(AppId app, std::size_t tasks_max) const {
+  std::vector<TaskView> out;
+  std::size_t looked_at = 0;
+  for (auto id = ended_order_.rbegin(); id != ended_order_.rend() && out.size() < tasks_max && looked_at < kEndedLookedAt; ++id, ++looked_at) {
+    const auto ended = ended_.find(*id);
+    if (ended != ended_.end() && ended->second.app == app) out.push_back(ended->second);
+  }
   return out;
 }
 

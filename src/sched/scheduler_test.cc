@@ -473,7 +473,7 @@ TEST_F(SchedulerTest, GoesOnWithAWorkerThatConnectsAgain) {
   bind(running, task);
   scheduler().disconnected(peer);
   peer.forget();
-  peer.hello.tasks = {TaskReport{.task = task, .function = function(), .state = TaskState::kReady}};
+  peer.hello.tasks = {TaskReport{.task = task, .function = function(), .state = TaskState::kReady, .definition = book.views[0].definition}};
   peer.hello.bound = {{running, task}};
   join();
   EXPECT_EQ(calls().state(inputs[0]), InputState::kLeased);
@@ -483,6 +483,18 @@ TEST_F(SchedulerTest, GoesOnWithAWorkerThatConnectsAgain) {
   EXPECT_TRUE(peer.cancels.empty());
   EXPECT_EQ(output(running, task), Code::kOk);
   EXPECT_EQ(calls().state(inputs[0]), InputState::kDone);
+}
+
+TEST_F(SchedulerTest, DrainsContainersOfAnOlderDefinitionThatItHearsOfAnew) {
+  const TaskId old = warm();
+  const DefinitionId then = book.views[0].definition;
+  restart();
+  book.views[0].definition = DefinitionId::make(random, loop.now());
+  peer.hello.tasks = {TaskReport{.task = old, .function = function(), .state = TaskState::kReady, .definition = then}};
+  join();
+  ASSERT_EQ(peer.stops.size(), 1U);
+  EXPECT_EQ(peer.stops[0].task, old);
+  EXPECT_EQ(peer.stops[0].how, StopHow::kDrain);
 }
 
 TEST_F(SchedulerTest, RepeatsOrdersThatWereLostWithTheStream) {
@@ -521,7 +533,7 @@ TEST_F(SchedulerTest, TakesOverWhatRunsWhenTheServerStartsAnew) {
   EXPECT_TRUE(peer.leases.empty()) << "it waits for its workers first";
   EXPECT_NE(scheduler().why_waiting(function()), "");
   EXPECT_EQ(output(running, task), Code::kUnavailable) << "not before the worker's hello";
-  peer.hello.tasks = {TaskReport{.task = task, .function = function(), .state = TaskState::kReady}};
+  peer.hello.tasks = {TaskReport{.task = task, .function = function(), .state = TaskState::kReady, .definition = book.views[0].definition}};
   peer.hello.bound = {{running, task}};
   join();
   EXPECT_EQ(calls().state(inputs[0]), InputState::kLeased);
@@ -549,7 +561,7 @@ TEST_F(SchedulerTest, CancelsLeasesOfInputsThatAreOver) {
   scheduler().disconnected(peer);
   ASSERT_TRUE(calls().cancel(input.call, "enough").ok());
   peer.forget();
-  peer.hello.tasks = {TaskReport{.task = task, .function = function(), .state = TaskState::kReady}};
+  peer.hello.tasks = {TaskReport{.task = task, .function = function(), .state = TaskState::kReady, .definition = book.views[0].definition}};
   peer.hello.unbound = {lease};
   join();
   EXPECT_EQ(peer.cancels, std::vector<LeaseId>{lease});
@@ -596,7 +608,7 @@ TEST_F(SchedulerTest, TerminatesInputsOfAFunctionThatIsGone) {
 
 TEST_F(SchedulerTest, StopsContainersOfAFunctionNobodyKnows) {
   const TaskId foreign = TaskId::make(random, loop.now());
-  peer.hello.tasks = {TaskReport{.task = foreign, .function = FunctionId::make(random, loop.now()), .state = TaskState::kReady}};
+  peer.hello.tasks = {TaskReport{.task = foreign, .function = FunctionId::make(random, loop.now()), .state = TaskState::kReady, .definition = book.views[0].definition}};
   join();
   ASSERT_EQ(peer.stops.size(), 1U);
   EXPECT_EQ(peer.stops[0].task, foreign);
@@ -609,6 +621,21 @@ TEST_F(SchedulerTest, StopsATaskOnlyIfItRuns) {
   settle();
   EXPECT_EQ(peer.stops.at(0).how, StopHow::kKill);
   EXPECT_TRUE(scheduler().task(task)->draining);
+}
+
+TEST_F(SchedulerTest, TasksThatEndedAreListedForTheirAppNewestFirst) {
+  const TaskId first = warm();
+  say(first, TaskState::kEnded, EndReason::kFinished);
+  put(1);
+  const TaskId second = peer.started.at(0);
+  say(second, TaskState::kEnded, EndReason::kCrashed);
+  const std::vector<TaskView> ended = scheduler().ended_tasks(app(), 10);
+  ASSERT_EQ(ended.size(), 2U);
+  EXPECT_EQ(ended[0].id, second);
+  EXPECT_EQ(ended[0].reason, EndReason::kCrashed);
+  EXPECT_EQ(ended[1].id, first);
+  EXPECT_EQ(scheduler().ended_tasks(app(), 1).size(), 1U);
+  EXPECT_TRUE(scheduler().ended_tasks(book.views[1].app, 10).empty());
 }
 
 }  // namespace

@@ -31,7 +31,7 @@ void FakeWorker::connected(Wire& wire) {
   hello.name = "fake";
   hello.cores = config_.cores;
   hello.total = {.cpu_milli = config_.cores * 1000LL, .memory_bytes = 8LL << 30};
-  for (const auto& [id, task] : tasks_) hello.tasks.push_back({.task = id, .function = task.function, .state = task.state});
+  for (const auto& [id, task] : tasks_) hello.tasks.push_back({.task = id, .function = task.function, .state = task.state, .definition = task.definition});
   for (const auto& [id, report] : ended_) hello.tasks.push_back(report);
   for (const auto& [function, queue] : queues_) {
     for (const sched::Lease& lease : queue) hello.unbound.push_back(lease.id);
@@ -67,7 +67,7 @@ void FakeWorker::calm() { calm_ = true; }
 
 void FakeWorker::say(TaskId id, const Task& task) {
   sched::Report report;
-  report.task = sched::TaskReport{.task = id, .function = task.function, .state = task.state};
+  report.task = sched::TaskReport{.task = id, .function = task.function, .state = task.state, .definition = task.definition};
   send(std::move(report));
 }
 
@@ -76,7 +76,7 @@ void FakeWorker::end(TaskId id, EndReason reason, std::string message) {
   if (found == tasks_.end()) return;
   loop_.cancel(found->second.timer);
   if (found->second.running) held_.erase(found->second.running->input);
-  sched::TaskReport said{.task = id, .function = found->second.function, .state = TaskState::kEnded, .reason = reason, .message = std::move(message)};
+  sched::TaskReport said{.task = id, .function = found->second.function, .state = TaskState::kEnded, .reason = reason, .message = std::move(message), .definition = found->second.definition};
   tasks_.erase(found);
   ended_[id] = said;
   sched::Report report;
@@ -89,6 +89,7 @@ void FakeWorker::command(sched::Command command) {
     const TaskId id = command.start->task;
     Task& task = tasks_[id];
     task.function = command.start->function;
+    task.definition = command.start->definition;
     task.state = TaskState::kStarting;
     say(id, task);
     task.timer = loop_.at(loop_.now() + config_.start_time, [this, id] {

@@ -67,6 +67,7 @@ class FakeWorker {
  private:
   struct Task {
     FunctionId function;
+    DefinitionId definition;
     sched::TaskState state = sched::TaskState::kAssigned;
     bool draining = false;
     std::optional<sched::LeaseId> running;

@@ -112,7 +112,7 @@ void Agent::start_task(const sched::StartTask& start) {
                                                    .face = seams_.face,
                                                    .log = seams_.log,
                                                    .options = options_.task},
-                                     start.task, start.function, queue_of(start.function));
+                                     start, queue_of(start.function));
   tasks_.emplace(start.task, task);
   scope_.spawn(run_task(std::move(task)));
 }

@@ -49,10 +49,11 @@ std::string end_sentence(const container::Exit& exit, std::int64_t memory_bytes_
 
 }  // namespace
 
-Task::Task(Context context, TaskId id, FunctionId function, std::shared_ptr<InputQueue> queue)
+Task::Task(Context context, const sched::StartTask& start, std::shared_ptr<InputQueue> queue)
     : context_(context),
-      id_(id),
-      function_(function),
+      id_(start.task),
+      function_(start.function),
+      definition_(start.definition),
       queue_(std::move(queue)),
       log_rate_(context.options.log_rate, context.loop.now()),
       changed_(context.loop),
@@ -65,7 +66,7 @@ Task::~Task() {
 
 sched::TaskReport Task::report() const {
   if (state_ == sched::TaskState::kEnded) return end_;
-  return {.task = id_, .function = function_, .state = state_};
+  return {.task = id_, .function = function_, .state = state_, .definition = definition_};
 }
 
 void Task::set_state(sched::TaskState state) {
@@ -78,7 +79,8 @@ sched::TaskReport Task::end_report(sched::EndReason reason, std::string message)
           .function = function_,
           .state = sched::TaskState::kEnded,
           .reason = reason,
-          .message = std::move(message)};
+          .message = std::move(message),
+          .definition = definition_};
 }
 
 Async<> Task::run(std::shared_ptr<Task> self) {

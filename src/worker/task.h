@@ -89,7 +89,7 @@ class Task : public std::enable_shared_from_this<Task> {
     const TaskOptions& options;
   };
 
-  Task(Context context, TaskId id, FunctionId function, std::shared_ptr<InputQueue> queue);
+  Task(Context context, const sched::StartTask& start, std::shared_ptr<InputQueue> queue);
   Task(const Task&) = delete;
   Task& operator=(const Task&) = delete;
   ~Task();
@@ -184,6 +184,7 @@ class Task : public std::enable_shared_from_this<Task> {
   Context context_;
   TaskId id_;
   FunctionId function_;
+  DefinitionId definition_;
   std::shared_ptr<InputQueue> queue_;
   sched::TaskOrder order_;
 

@@ -42,6 +42,7 @@ class Proa:
     arguments: list = field(default_factory=list)
     url: str = ""
     process: subprocess.Popen = None
+    listen: str = "127.0.0.1:0"
 
     def __post_init__(self):
         if self.directory is None:
@@ -49,7 +50,6 @@ class Proa:
             self.directory = Path(tempfile.mkdtemp(prefix="proa-test-", dir="/var/tmp"))
             os.chmod(self.directory, 0o711)
         self.log_path = self.directory / "up.log"
-        self._listen = "127.0.0.1:0"
 
     def __enter__(self):
         self.start()
@@ -62,7 +62,7 @@ class Proa:
     def start(self, timeout: float = 60.0) -> None:
         log = open(self.log_path, "ab")
         self.process = subprocess.Popen(
-            [str(PROGRAM), "up", "--data-dir", str(self.directory / "data"), "--listen", self._listen, *self.arguments],
+            [str(PROGRAM), "up", "--data-dir", str(self.directory / "data"), "--listen", self.listen, *self.arguments],
             stdout=subprocess.PIPE, stderr=log, text=True)
         log.close()
         line = self._first_line(timeout)
@@ -70,7 +70,7 @@ class Proa:
             raise Failed(f"proa up said {line!r} instead of being ready; its log:\n{self.log()[-4000:]}")
         self.url = line.split()[1]
         # The same port after a restart, as with a real one.
-        self._listen = self.url.removeprefix("http://")
+        self.listen = self.url.partition("://")[2]
 
     def _first_line(self, timeout: float) -> str:
         readable, _, _ = select.select([self.process.stdout], [], [], timeout)
@@ -122,7 +122,7 @@ class Proa:
 
     def settings(self) -> dict:
         text = (self.directory / "data/client.env").read_text()
-        return dict(re.findall(r"^export (\w+)='(.*)'$", text, re.M))
+        return dict(re.findall(r"^export (\w+)='([^']*)'", text, re.M))
 
     def environment(self, client: str = "1.6.4") -> dict:
         """Of a client process: nothing of the tester's own configuration."""

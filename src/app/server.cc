@@ -321,9 +321,10 @@ Result<void> Server::write_client_env() {
   }
   std::string text = "export MODAL_SERVER_URL='" + options.url + "'\nexport MODAL_TOKEN_ID='" + token.id + "'\nexport MODAL_TOKEN_SECRET='" + token.secret +
                      "'\nexport NO_PROXY='localhost,127.0.0.1'\nexport PROA_URL='" + options.url + "'\nexport PROA_TOKEN='" + token.id + ":" + token.secret + "'\n";
-  // Python and Go read the first, Node the second, gRPC's own the third.
+  // Go reads the first, Node the second, gRPC's own the third, the official Python client a package.
   if (!options.trust_file.empty()) {
     for (const char* name : {"SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"}) text += "export " + std::string(name) + "='" + options.trust_file + "'\n";
+    text += "export PYTHONPATH='" + (std::filesystem::path(options.trust_file).parent_path() / "python").string() + "'\"${PYTHONPATH:+:$PYTHONPATH}\"\n";
   }
   const std::string temporary = path + ".new";
   const OwnedFd fd(::open(temporary.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600));

@@ -143,6 +143,30 @@ std::string host_of(const std::string& url) {
   return rest.substr(0, rest.find(':'));
 }
 
+// The official Python client trusts what the package certifi has and looks at no variable. Found before the real one, this
+// one looks.
+constexpr const char* kCertifi = R"(# Written by `proa up --tls`, for clients that trust what certifi says and nothing else.
+import os
+
+
+def where():
+    return os.environ.get("SSL_CERT_FILE") or os.path.join(os.path.dirname(__file__), "..", "..", "trust.pem")
+
+
+def contents():
+    with open(where(), encoding="ascii", errors="replace") as file:
+        return file.read()
+)";
+
+Result<void> write_readable(const std::string& path, const std::string& text) {
+  const std::string temporary = path + ".new";
+  std::ofstream out(temporary, std::ios::trunc);
+  out << text;
+  out.close();
+  if (!out || chmod(temporary.c_str(), 0644) != 0 || rename(temporary.c_str(), path.c_str()) != 0) return errno_error(errno, "cannot write " + path);
+  return {};
+}
+
 // Our CA and everybody else's: a variable that names a bundle takes the place of the system's.
 Result<std::string> make_trust_file(const std::string& directory, const std::string& ca) {
   std::string text;
@@ -153,11 +177,11 @@ Result<std::string> make_trust_file(const std::string& directory, const std::str
     text.append(std::istreambuf_iterator<char>(file), {});
     if (path != ca) break;
   }
-  const std::string path = directory + "/trust.pem";
-  std::ofstream out(path + ".new", std::ios::trunc);
-  out << text;
-  out.close();
-  if (!out || chmod((path + ".new").c_str(), 0644) != 0 || rename((path + ".new").c_str(), path.c_str()) != 0) return errno_error(errno, "cannot write " + path);
+  std::string path = directory + "/trust.pem";
+  PROA_TRY_VOID(write_readable(path, text));
+  std::error_code failure;
+  std::filesystem::create_directories(directory + "/python/certifi", failure);
+  PROA_TRY_VOID(write_readable(directory + "/python/certifi/__init__.py", kCertifi));
   return path;
 }
 

@@ -26,7 +26,8 @@ std::map<std::string, std::string> read_client_env(const std::string& path) {
     const auto equals = line.find('=');
     if (equals == std::string::npos) continue;
     std::string value = line.substr(equals + 1);
-    if (value.size() >= 2 && value.front() == '\'' && value.back() == '\'') value = value.substr(1, value.size() - 2);
+    // What stands behind the quotes is for a shell.
+    if (value.starts_with('\'')) value = value.substr(1, value.find('\'', 1) - 1);
     out[line.substr(kExport.size(), equals - kExport.size())] = value;
   }
   return out;
@@ -80,7 +81,10 @@ int hand_over(const std::string& data_dir, const std::string& program, const std
       ++entry;
     }
   }
-  for (const auto& [name, value] : settings) setenv(name.c_str(), value.c_str(), 1);
+  for (const auto& [name, value] : settings) {
+    const char* const path = name == "PYTHONPATH" ? std::getenv("PYTHONPATH") : nullptr;
+    setenv(name.c_str(), (path != nullptr && *path != '\0' ? value + ":" + path : value).c_str(), 1);
+  }
   setenv("MODAL_CONFIG_PATH", (data_dir + "/run/no-modal-config.toml").c_str(), 1);
   std::vector<char*> argv;
   argv.push_back(const_cast<char*>(client->c_str()));

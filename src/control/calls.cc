@@ -183,7 +183,7 @@ Result<void> Calls::load() {
     const auto index = static_cast<std::uint32_t>(read_big_endian(key.substr(kCallKeyBytes)));
     if (index >= call->inputs.size()) call->inputs.resize(index + 1);
     Input& input = call->inputs[index];
-    input.status = row->status;
+    set_status(*call, input, row->status);
     input.retry_count = static_cast<std::uint16_t>(row->retry_count);
     input.losses = static_cast<std::uint8_t>(row->losses);
     input.position = row->position;
@@ -209,6 +209,10 @@ Result<void> Calls::load() {
     highest = std::max(highest, static_cast<std::uint32_t>(read_big_endian(key.substr(kCallKeyBytes + 1))));
   }));
   if (damage) return *damage;
+  std::vector<CallId> by_age;
+  for (const auto& [id, loaded] : calls_) by_age.push_back(id);
+  std::sort(by_age.begin(), by_age.end(), [this](CallId a, CallId b) { return std::pair(calls_.at(a).created, a) < std::pair(calls_.at(b).created, b); });
+  for (const CallId id : by_age) note_recent(calls_.at(id).about.app, id);
   return {};
 }
 
@@ -255,6 +259,7 @@ Result<CallId> Calls::create(NewCall about) {
   call.touched = call.created;
   store_call(id, call);
   calls_.emplace(id, std::move(call));
+  note_recent(about.app, id);
   return id;
 }
 
@@ -304,7 +309,7 @@ Result<void> Calls::retry(InputId id, std::optional<Arguments> arguments, std::u
   ledger_.erase(Table::kOutput, input_key(id));
   outputs_.drop(id);
   clear_chunks(id.call, *call, Channel::kOut);
-  input->status = Status::kNone;
+  set_status(*call, *input, Status::kNone);
   input->retry_count = static_cast<std::uint16_t>(std::min<std::uint32_t>(retry_count, 0xFFFF));
   ++call->unfinished;
   ++unfinished_[call->about.app];
@@ -337,7 +342,9 @@ Async<Result<OutputAnswer>> Calls::outputs(OutputQuery query) {
   const std::size_t outputs_max = query.outputs_max == 0 ? limits_.answer_outputs_max : std::min(query.outputs_max, limits_.answer_outputs_max);
   std::vector<std::pair<InputId, std::uint64_t>> ready;  // With the position before it.
   OutputAnswer answer;
+  std::optional<Time> gathered_until;
   while (true) {
+    ready.clear();
     Call* call = find(query.call);
     if (call == nullptr) co_return no_call(query.call);
     call->touched = loop_.now();
@@ -360,8 +367,13 @@ Async<Result<OutputAnswer>> Calls::outputs(OutputQuery query) {
       }
       answer.position = at;
     }
-    if (!ready.empty() || loop_.now() >= deadline) break;
-    (void)co_await changed(*call).wait_until(deadline);
+    const Time now = loop_.now();
+    if (now >= deadline) break;
+    if (!ready.empty()) {
+      if (!gathered_until) gathered_until = now + query.linger;
+      if (ready.size() >= std::min(query.outputs_wanted, outputs_max) || call->unfinished == 0 || now >= *gathered_until) break;
+    }
+    (void)co_await changed(*call).wait_until(std::min(deadline, gathered_until.value_or(kNever)));
   }
   std::size_t bytes = 0;
   for (const auto& [id, before] : ready) {
@@ -385,26 +397,55 @@ Async<Result<OutputAnswer>> Calls::outputs(OutputQuery query) {
 Result<CallView> Calls::view(CallId id) const {
   const Call* call = find(id);
   if (call == nullptr) return no_call(id);
+  return view_of(id, *call);
+}
+
+CallView Calls::view_of(CallId id, const Call& call) {
+  const auto count = [&call](Status status) { return call.by_status[static_cast<std::size_t>(status)]; };
   CallView view;
   view.id = id;
-  view.function = call->about.function;
-  view.app = call->about.app;
-  view.kind = call->about.kind;
-  view.invocation = call->about.invocation;
-  view.parent = call->about.parent;
-  view.created = call->created;
-  view.inputs = call->present;
-  view.unfinished = call->unfinished;
-  for (const Input& input : call->inputs) {
-    switch (input.status) {
-      case Status::kNone: break;
-      case Status::kSuccess: ++view.succeeded; break;
-      case Status::kTimeout: ++view.timed_out; break;
-      case Status::kTerminated: ++view.terminated; break;
-      default: ++view.failed; break;
-    }
-  }
+  view.function = call.about.function;
+  view.app = call.about.app;
+  view.kind = call.about.kind;
+  view.invocation = call.about.invocation;
+  view.parent = call.about.parent;
+  view.created = call.created;
+  view.inputs = call.present;
+  view.unfinished = call.unfinished;
+  view.succeeded = count(Status::kSuccess);
+  view.timed_out = count(Status::kTimeout);
+  view.terminated = count(Status::kTerminated);
+  view.failed = count(Status::kFailure) + count(Status::kInitFailure) + count(Status::kInternalFailure);
   return view;
+}
+
+std::vector<CallView> Calls::recent(AppId app, std::size_t calls_max) const {
+  std::vector<CallView> out;
+  const auto of_app = recent_.find(app);
+  if (of_app == recent_.end()) return out;
+  for (auto id = of_app->second.rbegin(); id != of_app->second.rend() && out.size() < calls_max; ++id) out.push_back(view_of(*id, calls_.at(*id)));
+  return out;
+}
+
+void Calls::set_status(Call& call, Input& input, Status status) {
+  // What another version may have stored counts as a failure of ours.
+  const auto place = [](Status any) { return std::min(static_cast<std::size_t>(any), kStatuses - 1); };
+  if (input.status != Status::kNone) --call.by_status[place(input.status)];
+  input.status = status;
+  if (status != Status::kNone) ++call.by_status[place(status)];
+}
+
+void Calls::note_recent(AppId app, CallId call) {
+  std::deque<CallId>& of_app = recent_[app];
+  of_app.push_back(call);
+  if (of_app.size() > kRecentCallsMax) of_app.pop_front();
+}
+
+void Calls::forget_recent(AppId app, CallId call) {
+  const auto of_app = recent_.find(app);
+  if (of_app == recent_.end()) return;
+  std::erase(of_app->second, call);
+  if (of_app->second.empty()) recent_.erase(of_app);
 }
 
 void Calls::terminate(CallId id, Call& call, const std::string& why) {
@@ -538,7 +579,7 @@ Async<> Calls::queue_at(InputId id, Time due, std::uint32_t retry_count) {
 void Calls::settle(InputId id, Call& call, Input& input, FinishedInput finished) {
   PROA_CHECK(input.state != InputState::kDone && input.state != InputState::kAbsent);
   input.state = InputState::kDone;
-  input.status = finished.outcome.status;
+  set_status(call, input, finished.outcome.status);
   call.log.push_back(id.index);
   input.position = static_cast<std::uint32_t>(call.log.size());
   call.touched = loop_.now();
@@ -632,6 +673,7 @@ Async<> Calls::expire(CallId id) {
   const auto count = static_cast<std::uint32_t>(call->inputs.size());
   const std::uint32_t chunks_in = call->chunks_in;
   const std::uint32_t chunks_out = call->chunks_out;
+  forget_recent(call->about.app, id);
   if (call->changed) call->changed->notify();
   calls_.erase(id);
   ledger_.erase(Table::kCall, call_key(id));

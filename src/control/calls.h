@@ -11,6 +11,7 @@
 // with the last ones cached. On the server's loop.
 #pragma once
 
+#include <array>
 #include <deque>
 #include <functional>
 #include <list>
@@ -123,6 +124,9 @@ struct OutputQuery {
   std::optional<std::pair<std::uint32_t, std::uint32_t>> range;
   Duration timeout{};  // How long to wait for the first; 0 answers at once.
   std::size_t outputs_max = 0;  // 0: as many as fit.
+  // Once there is one: until there are so many, or all are, others are waited for, though not for longer than `linger`.
+  std::size_t outputs_wanted = 1;
+  Duration linger{};
 };
 
 struct OutputAnswer {
@@ -138,6 +142,8 @@ class Calls {
   ~Calls();
   Calls(const Calls&) = delete;
   Calls& operator=(const Calls&) = delete;
+
+  static constexpr std::size_t kRecentCallsMax = 100;
 
   void set_dispatch(Dispatch& dispatch) { dispatch_ = &dispatch; }
   // Reads what an earlier process left. Unfinished inputs are queued again by resume().
@@ -155,6 +161,8 @@ class Calls {
   // kNotFound if the call is unknown or expired.
   Async<Result<OutputAnswer>> outputs(OutputQuery query);
   Result<CallView> view(CallId call) const;
+  // The calls of an app that were made last, newest first; at most kRecentCallsMax.
+  std::vector<CallView> recent(AppId app, std::size_t calls_max) const;
   // Unfinished inputs become kTerminated. The containers that run them are told.
   Result<void> cancel(CallId call, std::string why);
   void cancel_app(AppId app, std::string why);
@@ -197,6 +205,7 @@ class Calls {
   Async<Result<std::vector<Chunk>>> chunks(CallId call, Channel channel, std::uint64_t after, Duration timeout);
 
  private:
+  static constexpr std::size_t kStatuses = 7;
   struct Input {
     InputState state = InputState::kAbsent;
     Status status = Status::kNone;
@@ -213,6 +222,7 @@ class Calls {
     bool cancelled = false;
     std::uint32_t present = 0;
     std::uint32_t unfinished = 0;
+    std::array<std::uint32_t, kStatuses> by_status{};  // How many inputs have each, kNone apart.
     std::uint32_t chunks_in = 0;   // Highest index.
     std::uint32_t chunks_out = 0;
     std::vector<Input> inputs;
@@ -220,6 +230,11 @@ class Calls {
     std::vector<std::uint32_t> log;
     std::unique_ptr<Signal> changed;
   };
+
+  static void set_status(Call& call, Input& input, Status status);
+  static CallView view_of(CallId id, const Call& call);
+  void note_recent(AppId app, CallId call);
+  void forget_recent(AppId app, CallId call);
 
   Call* find(CallId call);
   const Call* find(CallId call) const;
@@ -265,6 +280,7 @@ class Calls {
   std::function<void(AppId)> app_idle_;
   std::unordered_map<CallId, Call> calls_;
   std::unordered_map<AppId, std::size_t> unfinished_;
+  std::unordered_map<AppId, std::deque<CallId>> recent_;  // The last of each app, oldest first.
   Cache<FinishedInput> outputs_;
   Cache<Arguments> arguments_;
   Scope scope_;

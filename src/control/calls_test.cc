@@ -224,6 +224,35 @@ TEST_F(CallsTest, WakesALongPollWhenAnInputEnds) {
   EXPECT_LT(loop.now() - before, seconds(4));
 }
 
+TEST_F(CallsTest, GathersOutputsForWhoWantsManyAtATime) {
+  const CallId call = create();
+  const auto ids = put(call, 0, 6);
+  OutputQuery query;
+  query.call = call;
+  query.timeout = std::chrono::seconds(10);
+  query.outputs_wanted = 3;
+  query.linger = milliseconds(50);
+  // So many, however late.
+  for (int i = 0; i < 3; ++i) {
+    loop.at(loop.now() + milliseconds(20 * (i + 1)), [&, i] { end(ids[static_cast<std::size_t>(i)]); });
+  }
+  const Time begun = loop.now();
+  EXPECT_EQ(indices(run(calls().outputs(query)).value()), (Indices{0, 1, 2}));
+  EXPECT_EQ(loop.now() - begun, milliseconds(60));
+  // Fewer, after the time.
+  query.after = 3;
+  end(ids[3]);
+  const Time asked = loop.now();
+  EXPECT_EQ(indices(run(calls().outputs(query)).value()), Indices{3});
+  EXPECT_EQ(loop.now() - asked, milliseconds(50));
+  // The last ones at once.
+  query.after = 4;
+  end(ids[4]), end(ids[5]);
+  const Time last = loop.now();
+  EXPECT_EQ(indices(run(calls().outputs(query)).value()), (Indices{4, 5}));
+  EXPECT_EQ(loop.now(), last);
+}
+
 TEST_F(CallsTest, AnswersALongPollEmptyAtItsEnd) {
   const CallId call = create();
   put(call, 0, 1);
@@ -545,6 +574,55 @@ TEST_F(CallsTest, SaysSoWhenWhatIsStoredCannotBeRead) {
   const auto loaded = calls().load();
   ASSERT_FALSE(loaded.ok());
   EXPECT_EQ(loaded.error().code, Code::kDataLoss);
+}
+
+TEST_F(CallsTest, TheLastCallsOfAnAppAreKnownNewestFirstWithTheirCountsAndOverRestarts) {
+  const CallId first = create(Invocation::kAsync);
+  loop.run_for(seconds(1));
+  const CallId second = create(Invocation::kAsync);
+  put(second, 0, 4);
+  end({second, 0});
+  end({second, 1}, Status::kFailure);
+  end({second, 2}, Status::kTimeout);
+  ASSERT_TRUE(calls().retry({second, 1}, std::nullopt, 1).ok());
+  const auto check = [&] {
+    const std::vector<CallView> recent = calls().recent(book.app, 10);
+    ASSERT_EQ(recent.size(), 2U);
+    EXPECT_EQ(recent[0].id, second);
+    EXPECT_EQ(recent[1].id, first);
+    EXPECT_EQ(recent[0].inputs, 4U);
+    EXPECT_EQ(recent[0].unfinished, 2U);
+    EXPECT_EQ(recent[0].succeeded, 1U);
+    EXPECT_EQ(recent[0].failed, 0U) << "a retried input has not failed";
+    EXPECT_EQ(recent[0].timed_out, 1U);
+  };
+  check();
+  EXPECT_EQ(calls().recent(book.app, 1).size(), 1U);
+  EXPECT_TRUE(calls().recent(AppId(), 10).empty());
+  restart();
+  check();
+}
+
+TEST_F(CallsTest, OnlySoManyOfTheLastCallsAreKept) {
+  std::vector<CallId> made;
+  for (std::size_t i = 0; i < Calls::kRecentCallsMax + 5; ++i) {
+    made.push_back(create(Invocation::kAsync));
+    loop.run_for(milliseconds(10));
+  }
+  EXPECT_EQ(calls().recent(book.app, 1000).size(), Calls::kRecentCallsMax);
+  EXPECT_EQ(calls().recent(book.app, 1)[0].id, made.back());
+  restart();
+  EXPECT_EQ(calls().recent(book.app, 1000).size(), Calls::kRecentCallsMax);
+  EXPECT_EQ(calls().recent(book.app, 1)[0].id, made.back());
+}
+
+TEST_F(CallsTest, ACallThatIsForgottenIsNoRecentOne) {
+  const CallId call = create();
+  put(call, 0, 1);
+  end({call, 0});
+  loop.run_for(limits.sync_retention + minutes(2));
+  EXPECT_FALSE(calls().view(call).ok());
+  EXPECT_TRUE(calls().recent(book.app, 10).empty());
 }
 
 }  // namespace

@@ -15,6 +15,8 @@ using google::protobuf::Empty;
 constexpr Duration kPollMax = std::chrono::seconds(55);
 // How long a stream of chunks stays open before the client, as it must, opens it anew.
 constexpr Duration kStreamLife = std::chrono::seconds(55);
+// How long further outputs are waited for once there is one, for a caller that expects many.
+constexpr Duration kOutputsLinger = std::chrono::milliseconds(50);
 constexpr Duration kJwtLife = std::chrono::hours(24 * 7);
 constexpr std::string_view kInputPurpose = "input";
 constexpr std::string_view kCallPurpose = "call";
@@ -135,6 +137,10 @@ Async<Result<pb::FunctionGetOutputsResponse>> CallApi::get_outputs(Caller, pb::F
     query.range.emplace(static_cast<std::uint32_t>(request.start_idx()), static_cast<std::uint32_t>(request.end_idx()));
   }
   query.timeout = read_timeout(request.timeout());
+  // A map names all the inputs that it waits for each time it asks: it should not have to ask for each of them.
+  constexpr std::size_t kWaitingForOneOutput = 20;
+  query.outputs_wanted = 1 + static_cast<std::size_t>(request.input_jwts_size()) / kWaitingForOneOutput;
+  query.linger = kOutputsLinger;
   query.outputs_max = request.max_values() > 0 ? static_cast<std::size_t>(request.max_values()) : 0;
   PROA_CO_TRY(const auto answer, co_await calls_.outputs(query));
   pb::FunctionGetOutputsResponse response;

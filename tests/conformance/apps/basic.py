@@ -52,6 +52,11 @@ def call_square(x: int) -> int:
 
 
 @app.function()
+def client_version() -> str:
+    return modal.__version__
+
+
+@app.function()
 def sleep(seconds: float) -> float:
     time.sleep(seconds)
     return seconds

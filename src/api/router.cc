@@ -67,6 +67,7 @@ Async<Result<void>> Router::handle(rpc::ServerCall& call) {
   }
   if (method.entry->from == From::kContainers && caller->kind != Caller::Kind::kContainer) co_return permission_denied("only containers call " + std::string(method.entry->name));
   if (method.entry->from == From::kClients && caller->kind == Caller::Kind::kContainer) co_return permission_denied("containers may not call " + std::string(method.entry->name));
+  if (method.entry->grows) PROA_CO_TRY_VOID(parts_.space.check());
   call.set_budget(budget_of(caller->identity()));
   Result<std::optional<Bytes>> request = co_await call.read(std::chrono::seconds(120));
   if (!request.ok()) co_return request.error();

@@ -63,6 +63,13 @@ class OutputGate {
   virtual Async<> durable() = 0;
 };
 
+// Whether there is space for what a call would add.
+class Space {
+ public:
+  virtual ~Space() = default;
+  virtual Result<void> check() const = 0;  // kResourceExhausted, with what to do.
+};
+
 // What was answered to a key before. remember() is called in the same piece of loop work as the effect.
 class IdempotencyStore {
  public:
@@ -100,6 +107,7 @@ class Router final : public rpc::Handler {
     Authenticator& authenticator;
     OutputGate& gate;
     IdempotencyStore& idempotency;
+    const Space& space;
     Logger& log;
   };
   explicit Router(Parts parts) : parts_(parts) {}

@@ -19,6 +19,10 @@ constexpr RpcEntry once(RpcEntry entry) {
   entry.idempotent = true;
   return entry;
 }
+constexpr RpcEntry grows(RpcEntry entry) {
+  entry.grows = true;
+  return entry;
+}
 constexpr RpcEntry clients(RpcEntry entry) {
   entry.from = From::kClients;
   return entry;
@@ -30,13 +34,13 @@ constexpr RpcEntry containers(RpcEntry entry) {
 
 constexpr std::array kTable = std::to_array<RpcEntry>({
     // Apps
-    clients(once(yes("AppCreate"))),
+    clients(once(grows(yes("AppCreate")))),
     clients(yes("AppGetByDeploymentName")),
     clients(yes("AppGetLayout")),
-    clients(once(partly("AppPublish", "without staged deployments"))),
+    clients(once(grows(partly("AppPublish", "without staged deployments")))),
     clients(yes("AppHeartbeat")),
     clients(yes("AppClientDisconnect")),
-    yes("AppGetOrCreate"),
+    grows(yes("AppGetOrCreate")),
     clients(yes("AppStop")),
     clients(yes("AppList")),
     clients(yes("AppGetLifecycle")),
@@ -59,39 +63,39 @@ constexpr std::array kTable = std::to_array<RpcEntry>({
     // Environments and secrets
     yes("EnvironmentGetOrCreate"),
     clients(yes("EnvironmentList")),
-    clients(yes("EnvironmentCreate")),
+    clients(grows(yes("EnvironmentCreate"))),
     clients(yes("EnvironmentDelete")),
     clients(yes("EnvironmentUpdate")),
-    once(yes("SecretGetOrCreate")),
+    once(grows(yes("SecretGetOrCreate"))),
     clients(yes("SecretList")),
     clients(yes("SecretDelete")),
     clients(yes("SecretUpdate")),
     yes("SecretGetInfo"),
     // Mounts, blobs, images
-    once(yes("BlobCreate")),
+    once(grows(yes("BlobCreate"))),
     yes("BlobGet"),
-    yes("MountGetOrCreate"),
+    grows(yes("MountGetOrCreate")),
     yes("MountBatchedCheckExistence"),
-    yes("MountPutFile"),
-    partly("ImageGetOrCreate", "images from a registry, functions run at build time and GPUs are not there yet"),
+    grows(yes("MountPutFile")),
+    grows(partly("ImageGetOrCreate", "images from a registry, functions run at build time and GPUs are not there yet")),
     yes("ImageJoinStreaming"),
     yes("ImageFromId"),
     // Functions and classes
-    clients(once(yes("FunctionPrecreate"))),
-    clients(once(partly("FunctionCreate", "without GPUs, volumes, network file systems and buckets; schedules do not fire yet"))),
-    clients(once(yes("ClassCreate"))),
+    clients(once(grows(yes("FunctionPrecreate")))),
+    clients(once(grows(partly("FunctionCreate", "without GPUs, volumes, network file systems and buckets; schedules do not fire yet")))),
+    clients(once(grows(yes("ClassCreate")))),
     yes("FunctionGet"),
     yes("FunctionGetById"),
     yes("ClassGet"),
-    once(yes("FunctionBindParams")),
+    once(grows(yes("FunctionBindParams"))),
     yes("FunctionUpdateSchedulingParams"),
     yes("FunctionGetSchedulingParams"),
     yes("FunctionGetCurrentStats"),
     // Calls
-    once(yes("FunctionMap")),
-    once(yes("FunctionPutInputs")),
+    once(grows(yes("FunctionMap"))),
+    once(grows(yes("FunctionPutInputs"))),
     yes("FunctionGetOutputs"),
-    once(yes("FunctionRetryInputs")),
+    once(grows(yes("FunctionRetryInputs"))),
     yes("FunctionFinishInputs"),
     yes("FunctionCallFromId"),
     yes("FunctionCallCancel"),

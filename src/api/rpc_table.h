@@ -23,6 +23,8 @@ struct RpcEntry {
   From from = From::kAnywhere;
   // Its effect must not happen twice: the answer is remembered under the caller's key.
   bool idempotent = false;
+  // It adds to what is stored: refused while the disk is full.
+  bool grows = false;
 };
 
 // Only what deserves a word: methods that are not in it are not served.

@@ -28,6 +28,7 @@
 #include "app/authenticate.h"
 #include "app/builds.h"
 #include "app/content.h"
+#include "app/disk_reserve.h"
 #include "app/edge.h"
 #include "app/planner.h"
 #include "app/seeds.h"
@@ -172,6 +173,7 @@ struct Server {
   SystemRandom random;
   bool failed = false;
   std::unique_ptr<ThreadPool> pool = std::make_unique<ThreadPool>(kPoolThreads);
+  std::unique_ptr<DiskReserve> reserve;
   std::unique_ptr<store::Store> store;
   std::unique_ptr<store::FileLogStore> log_store;
   std::unique_ptr<cas::ObjectStore> objects;
@@ -219,7 +221,8 @@ struct Server {
 
 Result<void> Server::open() {
   const std::string& data = options.data_dir;
-  PROA_TRY(store, store::open_sqlite(loop, data + "/state.db"));
+  reserve = std::make_unique<DiskReserve>(loop, log, data);
+  PROA_TRY(store, store::open_sqlite(loop, data + "/state.db", [this] { return reserve->release(); }));
   PROA_TRY(log_store, store::FileLogStore::open(loop, *pool, data + "/logs", {}));
   PROA_TRY(objects, cas::ObjectStore::open(data + "/objects"));
   PROA_TRY(const Bytes key, seal_key(data + "/seal.key", random));
@@ -291,6 +294,8 @@ Async<Result<cas::Tree>> Server::read_tree(Digest digest) {
 }
 
 Async<Result<void>> Server::put_logs(std::vector<sched::LogLine> lines) {
+  // Lines are what can be done without: the space that is left is for results.
+  if (reserve->low()) co_return Result<void>();
   std::map<AppId, std::vector<control::LogEntry>> by_app;
   for (sched::LogLine& line : lines) {
     control::LogEntry entry;
@@ -341,7 +346,7 @@ Result<void> Server::serve() {
   gate = std::make_unique<LedgerGate>(*ledger);
   answers = std::make_unique<StoredAnswers>(*idempotency);
   authenticator = std::make_unique<Authenticate>(*access, *scheduler);
-  router = std::make_unique<api::Router>(api::Router::Parts{loop, *authenticator, *gate, *answers, log});
+  router = std::make_unique<api::Router>(api::Router::Parts{loop, *authenticator, *gate, *answers, *reserve, log});
   app_api = std::make_unique<api::modal::AppApi>(*apps, *environments, *scheduler, *handles);
   blob_api = std::make_unique<api::modal::BlobApi>(random, loop, *url_signer, api::modal::BlobApi::Config());
   call_api = std::make_unique<api::modal::CallApi>(loop, *calls, *apps, *access, *scheduler);

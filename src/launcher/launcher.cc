@@ -36,6 +36,7 @@
 #include "launcher/cgroup.h"
 #include "launcher/container.h"
 #include "launcher/erofs.h"
+#include "launcher/erofs_mount.h"
 #include "launcher/export.h"
 #include "launcher/network.h"
 #include "launcher/messages.h"
@@ -599,15 +600,8 @@ Result<std::string> Launcher::mounted_tree(const Digest& digest) {
   }
   const std::string image = image_path(digest);
   PROA_TRY_VOID(make_directory(mount_point, 0700));
-  const OwnedFd context(static_cast<int>(syscall(SYS_fsopen, "erofs", FSOPEN_CLOEXEC)));
-  if (!context.valid()) return errno_error(errno, "the kernel has no erofs");
-  if (syscall(SYS_fsconfig, context.get(), FSCONFIG_SET_STRING, "source", image.c_str(), 0) != 0 ||
-      syscall(SYS_fsconfig, context.get(), FSCONFIG_SET_FLAG, "ro", nullptr, 0) != 0 ||
-      syscall(SYS_fsconfig, context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) {
-    return errno_error(errno, "cannot mount the image of the tree " + hex);
-  }
-  const OwnedFd mounted(static_cast<int>(syscall(SYS_fsmount, context.get(), FSMOUNT_CLOEXEC, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV)));
-  if (!mounted.valid() || syscall(SYS_move_mount, mounted.get(), "", AT_FDCWD, mount_point.c_str(), MOVE_MOUNT_F_EMPTY_PATH) != 0) {
+  PROA_TRY(const OwnedFd mounted, mount_erofs_image(image));
+  if (syscall(SYS_move_mount, mounted.get(), "", AT_FDCWD, mount_point.c_str(), MOVE_MOUNT_F_EMPTY_PATH) != 0) {
     return errno_error(errno, "cannot mount the image of the tree " + hex);
   }
   if (mounted_.size() >= kMountedTreesMax) {

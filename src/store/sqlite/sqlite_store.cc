@@ -4,6 +4,7 @@
 #include <sqlite3.h>
 
 #include <array>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -20,6 +21,8 @@ constexpr std::array<const char*, kTables> kTableNames = {
     "image", "image_step",  "mount",      "secret",   "token",      "idempotency", "content", "deployment", "task",   "base"};
 constexpr int kSchemaVersion = 1;
 constexpr std::size_t kGroupBytesMax = 16 << 20;
+constexpr std::chrono::seconds kFullDiskPatience(30);
+constexpr std::chrono::milliseconds kFullDiskPause(200);
 
 Error sqlite_error(sqlite3* db, const std::string& what) {
   const int code = db == nullptr ? SQLITE_NOMEM : sqlite3_errcode(db);
@@ -79,7 +82,7 @@ class Connection {
 
 class SqliteStore final : public Store {
  public:
-  explicit SqliteStore(Loop& loop) : loop_(loop) {}
+  SqliteStore(Loop& loop, std::function<bool()> free_space) : loop_(loop), free_space_(std::move(free_space)) {}
   ~SqliteStore() override;
   Result<void> open(const std::string& path);
 
@@ -122,12 +125,14 @@ class SqliteStore final : public Store {
 
   Result<void> migrate();
   Result<void> apply(const std::deque<Pending>& group);
+  Result<void> apply_patiently(const std::deque<Pending>& group);
   void write_groups();
   void read_requests();
   Result<std::optional<Bytes>> read_one(Table table, const Bytes& key);
   Result<std::vector<Row>> read_range(Table table, const Bytes& from, const Bytes& to, std::size_t rows_max);
 
   Loop& loop_;
+  const std::function<bool()> free_space_;
   Connection writer_;
   Connection reader_;
   std::array<Statement, kTables> put_;
@@ -172,6 +177,7 @@ Result<void> SqliteStore::migrate() {
     return failed_precondition("the store was written by a newer proa (schema " + std::to_string(found) + ", this program knows " +
                                std::to_string(kSchemaVersion) + "): use that version, or an older backup");
   }
+  if (found == kSchemaVersion) return {};  // Nothing to write: it may be that nothing can be.
   std::string sql = "BEGIN IMMEDIATE;";
   for (const char* name : kTableNames) {
     sql += "CREATE TABLE IF NOT EXISTS " + std::string(name) + "(key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;";
@@ -209,6 +215,19 @@ Result<void> SqliteStore::apply(const std::deque<Pending>& group) {
   return {};
 }
 
+// A transaction that found the disk full has left nothing behind and can be tried again.
+Result<void> SqliteStore::apply_patiently(const std::deque<Pending>& group) {
+  const auto give_up = std::chrono::steady_clock::now() + kFullDiskPatience;
+  while (true) {
+    Result<void> result = apply(group);
+    if (result.ok() || result.error().code != Code::kResourceExhausted || std::chrono::steady_clock::now() > give_up) return result;
+    if (free_space_ && free_space_()) continue;
+    std::unique_lock lock(writes_.mutex);
+    writes_.wake.wait_for(lock, kFullDiskPause, [this] { return writes_.stopping; });
+    if (writes_.stopping) return result;
+  }
+}
+
 void SqliteStore::write_groups() {
   std::optional<Error> broken;  // Order is promised: after one failure nothing later may become durable.
   while (true) {
@@ -224,7 +243,7 @@ void SqliteStore::write_groups() {
         writes_.queue.pop_front();
       }
     }
-    Result<void> result = broken ? Result<void>(*broken) : apply(group);
+    Result<void> result = broken ? Result<void>(*broken) : apply_patiently(group);
     if (!result.ok()) broken = result.error();
     loop_.post([group = std::make_shared<std::deque<Pending>>(std::move(group)), result] {
       for (Pending& pending : *group) pending.done(result);
@@ -304,8 +323,8 @@ Result<void> SqliteStore::load(Table table, const std::function<void(BytesView, 
 
 }  // namespace
 
-Result<std::unique_ptr<Store>> open_sqlite(Loop& loop, const std::string& path) {
-  auto store = std::make_unique<SqliteStore>(loop);
+Result<std::unique_ptr<Store>> open_sqlite(Loop& loop, const std::string& path, std::function<bool()> free_space) {
+  auto store = std::make_unique<SqliteStore>(loop, std::move(free_space));
   PROA_TRY_VOID(store->open(path));
   return std::unique_ptr<Store>(std::move(store));
 }

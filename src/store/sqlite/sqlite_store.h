@@ -5,6 +5,7 @@
 // reads. The schema is in schema/; docs/formats/tables.md describes the rows.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -13,6 +14,9 @@
 namespace proa::store {
 
 // kInternal, kDataLoss or kFailedPrecondition (written by a newer program), naming the file.
-Result<std::unique_ptr<Store>> open_sqlite(Loop& loop, const std::string& path);
+//
+// `free_space` is called by the writing thread when the disk is full and answers whether it made room. Then, and for some
+// time anyhow, the write is tried again; nothing is acknowledged meanwhile.
+Result<std::unique_ptr<Store>> open_sqlite(Loop& loop, const std::string& path, std::function<bool()> free_space = {});
 
 }  // namespace proa::store

@@ -7,7 +7,7 @@
 namespace proa::sched {
 namespace {
 
-// Above this a further container of a function that has some would take its CPU from the others.
+// Above this a further container of a function that has its share would only take its CPU from the others.
 constexpr double kBusy = 0.9;
 
 bool holds(const control::Resources& room, const control::Resources& need) {
@@ -29,18 +29,18 @@ bool better(const WorkerView& a, const WorkerView& b) {
 
 }  // namespace
 
-Result<WorkerId> place(const Demand& demand, std::span<const WorkerView> workers) {
+Result<WorkerId> place(const control::Resources& need, std::span<const WorkerView> workers) {
   if (workers.empty()) return unavailable("no worker is connected");
   const WorkerView* best = nullptr;
   bool ever = false;
   bool room = false;
   for (const WorkerView& worker : workers) {
-    if (!holds(worker.total, demand.need)) continue;
+    if (!holds(worker.total, need)) continue;
     ever = true;
-    if (!holds(worker.free, demand.need)) continue;
+    if (!holds(worker.free, need)) continue;
     room = true;
     if (worker.starting >= std::max(worker.cores, 1U)) continue;
-    if (demand.has_tasks && worker.cpu_busy > kBusy) continue;
+    if (worker.of_function >= std::max(worker.cores, 1U) && worker.cpu_busy > kBusy) continue;
     if (best == nullptr || better(worker, *best)) best = &worker;
   }
   if (best != nullptr) return best->id;
@@ -49,9 +49,9 @@ Result<WorkerId> place(const Demand& demand, std::span<const WorkerView> workers
     for (const WorkerView& worker : workers) {
       if (worker.total.memory_bytes > largest.memory_bytes) largest = worker.total;
     }
-    return failed_precondition("it needs " + describe(demand.need) + ", and the largest worker has " + describe(largest) + " in all");
+    return failed_precondition("it needs " + describe(need) + ", and the largest worker has " + describe(largest) + " in all");
   }
-  if (!room) return resource_exhausted("all workers are full: it needs " + describe(demand.need));
+  if (!room) return resource_exhausted("all workers are full: it needs " + describe(need));
   return resource_exhausted("all workers are busy starting containers or have no CPU to spare");
 }
 

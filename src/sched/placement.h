@@ -22,23 +22,17 @@ struct WorkerView {
   std::uint32_t cores = 0;
   std::uint32_t starting = 0;  // Tasks that have been given to it and do not run user code yet.
   double cpu_busy = 0;         // 0 … 1.
-  bool has_function = false;   // It runs tasks of the same function.
+  std::uint32_t of_function = 0;  // Tasks of the same function.
 };
 
-struct Demand {
-  control::Resources need;
-  // The function has containers that serve it already: one more may wait until there is idle CPU for it.
-  bool has_tasks = false;
-};
-
-// Chooses a worker for `demand` among `workers`, or says why none will do:
+// Chooses a worker for a task that needs `need` among `workers`, or says why none will do:
 //   kResourceExhausted   none has room now, or all are busy starting others; a later call may succeed.
 //   kFailedPrecondition  none, however empty, could ever hold it; the message says what is too small.
 //   kUnavailable         there are no workers at all.
 //
 // Only so many containers start at a time on a worker as it has cores: more would only make all of them
-// late. Equal candidates go to the one with least memory left, so that big tasks keep a place to land. The
+// late. A function that has as many there as cores gets more only while there is idle CPU for them. Equal candidates go to the one with least memory left, so that big tasks keep a place to land. The
 // order of `workers` does not matter.
-Result<WorkerId> place(const Demand& demand, std::span<const WorkerView> workers);
+Result<WorkerId> place(const control::Resources& need, std::span<const WorkerView> workers);
 
 }  // namespace proa::sched

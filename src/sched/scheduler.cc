@@ -277,11 +277,13 @@ void Scheduler::scale_up(FunctionId function, Pool& waiting, const FunctionView&
       seen.cores = worker.cores;
       seen.cpu_busy = worker.load.cpu_busy;
       for (const TaskId task : worker.tasks) {
-        if (tasks_.at(task).view.state < TaskState::kReady) ++seen.starting;
+        const Task& there = tasks_.at(task);
+        if (there.view.state < TaskState::kReady) ++seen.starting;
+        if (there.view.function == function) ++seen.of_function;
       }
       fleet.push_back(std::move(seen));
     }
-    const auto chosen = place({need, live > 0}, fleet);
+    const auto chosen = place(need, fleet);
     if (!chosen.ok()) {
       waiting.waiting_for = chosen.error().message;
       if (chosen.error().code == Code::kFailedPrecondition && live == 0 && waiting.queued > 0) {

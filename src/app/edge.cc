@@ -24,7 +24,9 @@ Result<std::unique_ptr<Edge>> Edge::open(Loop& core, Logger& log, const blob::Ur
   return edge;
 }
 
-Edge::~Edge() {
+Edge::~Edge() { stop(); }
+
+void Edge::stop() {
   if (thread_.joinable()) {
     loop_.stop();
     thread_.join();

@@ -52,8 +52,9 @@ class Edge {
 
   // Before start(). Paths that begin with `prefix`; the longest prefix wins.
   void page(const std::string& prefix, Page page);
-  // From here on connections are served.
+  // From here on connections are served, until stop(), before which `grpc` and what pages use may not go.
   void start(rpc::Server& grpc, Listeners listeners);
+  void stop();
 
   // --- Any thread
   // A blob's file, for reading. Blocking.

@@ -93,6 +93,8 @@ Async<Result<sched::TaskOrder>> Planner::plan(TaskId task, FunctionId function_i
     order.trees.push_back(all);
   }
 
+  // As root, whatever USER the image names: a function's code and its client are mounted below /root, and clients'
+  // images are made by people who install packages on top of any image. docs/operate/images.md says so.
   order.argv = std::move(plan.argv);
   order.files = std::move(plan.files);
   order.env = image.config.env;

@@ -24,6 +24,7 @@ using store::Table;
 
 constexpr Duration kFailureKept = std::chrono::minutes(1);
 constexpr int kMakeSeconds = 300;
+constexpr std::size_t kFailuresMax = 1000;
 
 // A mount's name becomes a file's and a program's argument.
 bool plain(const std::string& name) {
@@ -35,12 +36,17 @@ bool plain(const std::string& name) {
 std::vector<std::string> command_for(const std::string& name) {
   constexpr std::string_view kClient = "modal-client-mount-";
   if (name.starts_with(kClient)) return {"client_mount.py", "--modal-version", name.substr(kClient.size())};
-  // "2025.06-cp311-manylinux_2_17-x86_64"
+  // What the client needs in containers, "2025.06-cp311-manylinux_2_17-x86_64".
   const auto tag = name.find("-cp3");
   if (tag == std::string::npos) return {};
   const auto platform = name.find('-', tag + 1);
   if (platform == std::string::npos) return {};
   return {"client_deps.py", "--builder", name.substr(0, tag), "--python", "3." + name.substr(tag + 4, platform - tag - 4), "--platform", name.substr(platform + 1)};
+}
+
+bool is_dependencies(const std::string& name) {
+  const std::vector<std::string> command = command_for(name);
+  return !command.empty() && command.front() == "client_deps.py";
 }
 
 // With posix_spawn: this process has many threads, and a fork of it may do nothing but exec.
@@ -118,13 +124,18 @@ Result<Seeds::Described> Seeds::describe(const std::string& directory, const std
   const auto json = nlohmann::json::parse(file, nullptr, false);
   if (!json.is_object()) return Error{Code::kDataLoss, directory + "/" + name + ".json is damaged"};
   Described out;
-  const std::string archive = json.value("archive", "");
+  const auto text = [](const nlohmann::json& object, const char* key) {
+    const auto found = object.find(key);
+    return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
+  };
+  const std::string archive = text(json, "archive");
   if (archive.empty() || archive.find('/') != std::string::npos) return Error{Code::kDataLoss, directory + "/" + name + ".json names no archive"};
   out.archive = directory + "/" + archive;
-  out.seed.recipe = json.value("recipe", "");
+  out.seed.recipe = text(json, "recipe");
   image::BaseRecord& base = out.seed.base;
   base.name = name;
-  base.description = json.value("warning", "");
+  base.description = text(json, "warning");
+  base.added = json.contains("added") && json["added"] == true;
   base.stands_for = strings_of(json.value("aliases", nlohmann::json::array()));
   for (std::string& pattern : strings_of(json.value("alias_patterns", nlohmann::json::array()))) base.stands_for.push_back(std::move(pattern));
   constexpr std::string_view kRun = "RUN ";
@@ -134,10 +145,12 @@ Result<Seeds::Described> Seeds::describe(const std::string& directory, const std
   if (const auto config = json.find("config"); config != json.end() && config->is_object()) {
     base.config.cmd = strings_of(config->value("cmd", nlohmann::json::array()));
     base.config.entrypoint = strings_of(config->value("entrypoint", nlohmann::json::array()));
-    base.config.user = config->value("user", "");
-    if (const std::string workdir = config->value("workdir", ""); workdir != "/") base.config.workdir = workdir;
+    base.config.user = text(*config, "user");
+    if (const std::string workdir = text(*config, "workdir"); workdir != "/") base.config.workdir = workdir;
     if (const auto env = config->find("env"); env != config->end() && env->is_object()) {
-      for (const auto& [key, value] : env->items()) image::set_env(base.config.env, key, value.get<std::string>());
+      for (const auto& [key, value] : env->items()) {
+        if (value.is_string()) image::set_env(base.config.env, key, value.get<std::string>());
+      }
     }
   }
   return out;
@@ -154,41 +167,49 @@ Async<Result<Digest>> Seeds::take_in(std::string key, Described described) {
   co_return tree;
 }
 
-Async<Result<Digest>> Seeds::once(std::string key, Async<Result<Digest>> work) {
+Async<Result<Digest>> Seeds::once(std::string key, std::string recipe, Async<Result<Digest>> work) {
+  const std::string flight = key + " " + recipe;
   while (true) {
-    if (const auto found = taken_.find(key); found != taken_.end()) co_return found->second.base.tree;
-    if (const auto failed = failures_.find(key); failed != failures_.end() && loop_.now() < failed->second.until) co_return failed->second.error;
-    const auto running = under_way_.find(key);
+    if (const auto found = taken_.find(key); found != taken_.end() && (recipe.empty() || found->second.recipe == recipe)) co_return found->second.base.tree;
+    if (const auto failed = failures_.find(flight); failed != failures_.end() && loop_.now() < failed->second.until) co_return failed->second.error;
+    const auto running = under_way_.find(flight);
     if (running == under_way_.end()) break;
     const std::shared_ptr<Signal> signal = running->second;
     co_await signal->wait();
   }
   struct Running {
     Seeds& seeds;
-    std::string key;
+    std::string flight;
     std::shared_ptr<Signal> signal;
     ~Running() {
-      seeds.under_way_.erase(key);
+      seeds.under_way_.erase(flight);
       signal->notify();
     }
   };
   auto signal = std::make_shared<Signal>(loop_);
-  under_way_.emplace(key, signal);
-  const Running running{*this, key, signal};
+  under_way_.emplace(flight, signal);
+  const Running running{*this, flight, signal};
   Result<Digest> result = co_await std::move(work);
   if (result.ok()) {
-    failures_.erase(key);
+    failures_.erase(flight);
   } else {
-    failures_[key] = {result.error(), loop_.now() + kFailureKept};
+    // Names come from clients.
+    if (failures_.size() >= kFailuresMax) std::erase_if(failures_, [&](const auto& each) { return each.second.until <= loop_.now(); });
+    if (failures_.size() >= kFailuresMax) failures_.clear();
+    failures_[flight] = {result.error(), loop_.now() + kFailureKept};
   }
   co_return result;
 }
 
-Async<Result<Digest>> Seeds::make_mount(std::string name) {
+Result<Seeds::Described> Seeds::describe_mount(const std::string& name) const {
   for (const std::string& cache : {options_.cache_dir, options_.own_cache_dir}) {
-    auto described = describe(cache + "/mounts", name);
-    if (described.ok()) co_return co_await take_in("mount/" + name, std::move(*described));
+    if (auto described = describe(cache + "/mounts", name); described.ok()) return described;
   }
+  return not_found("the mount '" + name + "' is in no cache");
+}
+
+Async<Result<Digest>> Seeds::make_mount(std::string name) {
+  if (auto described = describe_mount(name); described.ok()) co_return co_await take_in("mount/" + name, std::move(*described));
   std::vector<std::string> argv = command_for(name);
   if (argv.empty() || options_.tools_dir.empty()) co_return not_found("there is no mount '" + name + "' for everybody, and none can be made here");
   argv[0] = options_.tools_dir + "/" + argv[0];
@@ -203,15 +224,37 @@ Async<Result<Digest>> Seeds::make_mount(std::string name) {
 
 Async<Result<Digest>> Seeds::find(std::string name) {
   if (!plain(name)) co_return not_found("'" + name.substr(0, 100) + "' is not the name of a mount");
-  co_return co_await once("mount/" + name, make_mount(name));
+  const std::string key = "mount/" + name;
+  const bool at_hand = taken_.contains(key) || describe_mount(name).ok();
+  if (!is_dependencies(name) || at_hand) co_return co_await once(key, "", make_mount(name));
+  // A container is about to start, and making it takes a download. Its worker asks again.
+  const std::string flight = key + " ";
+  if (const auto failed = failures_.find(flight); failed != failures_.end() && loop_.now() < failed->second.until) {
+    co_return failed_precondition("functions cannot run in this image without what the client needs there: " + failed->second.error.message);
+  }
+  if (!under_way_.contains(flight)) scope_.spawn(make_in_background(name));
+  co_return unavailable("what the client needs in this image ('" + name + "') is being made");
+}
+
+Async<> Seeds::make_in_background(std::string name) {
+  const auto made = co_await once("mount/" + name, "", make_mount(name));
+  if (!made.ok()) log_.warning("seed.failed", {{"name", name}, {"why", made.error().message}});
+}
+
+Async<Result<Digest>> Seeds::make_ready(std::string name, image::BuildLog& log) {
+  if (!plain(name)) co_return not_found("'" + name.substr(0, 100) + "' is not the name of a mount");
+  if (!taken_.contains("mount/" + name)) log.write(image::LogStream::kStdout, "Preparing what the client needs in this image (" + name + ")\n");
+  co_return co_await once("mount/" + name, "", make_mount(name));
 }
 
 std::vector<image::BaseRecord> Seeds::bases() const {
   std::vector<image::BaseRecord> out;
-  // Those that have more in them first.
-  for (const bool richer : {true, false}) {
-    for (const auto& [key, seed] : taken_) {
-      if (key.starts_with("base/") && seed.base.premade.empty() != richer) out.push_back(seed.base);
+  // What somebody added goes before what we made, and what has more in it before what has less.
+  for (const bool added : {true, false}) {
+    for (const bool richer : {true, false}) {
+      for (const auto& [key, seed] : taken_) {
+        if (key.starts_with("base/") && seed.base.added == added && seed.base.premade.empty() != richer) out.push_back(seed.base);
+      }
     }
   }
   return out;
@@ -228,7 +271,8 @@ Async<Result<void>> Seeds::take_in_bases() {
     auto described = describe(options_.cache_dir + "/bases", name);
     if (!described.ok()) continue;
     if (const auto found = taken_.find(key); found != taken_.end() && found->second.recipe == described->seed.recipe) continue;
-    const auto taken = co_await once(key, take_in(key, std::move(*described)));
+    const std::string recipe = described->seed.recipe;
+    const auto taken = co_await once(key, recipe, take_in(key, std::move(*described)));
     if (!taken.ok()) log_.warning("seed.failed", {{"name", key}, {"why", taken.error().message}});
   }
   co_return Result<void>();

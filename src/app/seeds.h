@@ -2,9 +2,14 @@
 //
 // Seeds: what a server starts with that nobody uploaded: base images that stand in for a registry's, and the
 // mounts that exist for everybody. Both are made by tools/images and lie in a cache directory, an archive and
-// a description each; they are taken into the object store when they are first needed.
+// a description each; they are taken into the object store when they are first needed. A base that was made anew
+// takes the place of the old one at the next lookup.
 //
-// On the server's loop; archives are read in the pool. What cannot be had is remembered as such for a minute.
+// What the client needs in containers with some Python is made at the end of an image's build, never while a
+// container starts: find() has it or says that it is not there.
+//
+// On the server's loop; archives are read in the pool. One maker for each thing; what cannot be had is remembered as
+// such for a minute.
 #pragma once
 
 #include <map>
@@ -40,7 +45,11 @@ class Seeds final : public control::GlobalMounts, public image::BaseCatalog, pub
   Result<void> load(store::Store& store);
 
   // --- control::GlobalMounts
+  // Makes the client's own mount if need be. What the client needs in containers is only looked for: kUnavailable
+  // while it is being made, which begins now; kFailedPrecondition for a minute after that has failed.
   Async<Result<Digest>> find(std::string name) override;
+  // The same, and waits until it is made. `log` outlives the call.
+  Async<Result<Digest>> make_ready(std::string name, image::BuildLog& log);
   // --- image::BaseCatalog
   std::vector<image::BaseRecord> bases() const override;
   // --- image::BaseResolver: alias, registry, stand-in; bases that are not in the store yet are taken in first.
@@ -63,9 +72,12 @@ class Seeds final : public control::GlobalMounts, public image::BaseCatalog, pub
   static Result<Described> describe(const std::string& directory, const std::string& name);
   Async<Result<Digest>> take_in(std::string key, Described described);
   Async<Result<Digest>> make_mount(std::string name);
+  Async<> make_in_background(std::string name);
+  // The description of a mount in a cache directory.
+  Result<Described> describe_mount(const std::string& name) const;
   Async<Result<void>> take_in_bases();
-  // Runs `work` unless it is being run under this key already; then waits for that.
-  Async<Result<Digest>> once(std::string key, Async<Result<Digest>> work);
+  // What `key` is, made by `recipe` ("" is any). Runs `work` unless it is being run already; then waits for that.
+  Async<Result<Digest>> once(std::string key, std::string recipe, Async<Result<Digest>> work);
 
   Loop& loop_;
   Pool& pool_;
@@ -75,9 +87,10 @@ class Seeds final : public control::GlobalMounts, public image::BaseCatalog, pub
   SeedOptions options_;
   image::NoRegistry no_registry_;
   image::OrderedResolver resolver_;
-  std::map<std::string, Seed> taken_;  // "base/NAME", "mount/NAME".
-  std::map<std::string, std::shared_ptr<Signal>> under_way_;
+  std::map<std::string, Seed> taken_;                         // "base/NAME", "mount/NAME".
+  std::map<std::string, std::shared_ptr<Signal>> under_way_;  // "base/NAME RECIPE".
   std::map<std::string, Failure> failures_;
+  Scope scope_;
 };
 
 }  // namespace proa::app

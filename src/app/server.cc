@@ -11,6 +11,7 @@
 #include <fstream>
 #include <memory>
 
+#include "api/local_service.h"
 #include "api/modal/app.h"
 #include "api/modal/blob.h"
 #include "api/modal/call.h"
@@ -44,6 +45,7 @@
 #include "control/mounts.h"
 #include "control/secrets.h"
 #include "image/builder.h"
+#include "pages/pages.h"
 #include "rpc/server.h"
 #include "rt/pool.h"
 #include "rt/real_loop.h"
@@ -160,6 +162,9 @@ control::TaskPhase phase_of(sched::TaskState state) { return static_cast<control
 // Everything, in the order in which it is made; it goes in the other.
 struct Server {
   Server(RealLoop& loop_in, Logger& log_in, const ServerOptions& options_in) : loop(loop_in), log(log_in), options(options_in) {}
+  ~Server() {
+    if (edge) edge->stop();
+  }
   Result<void> open();
   Result<void> load();
   Result<void> serve();
@@ -216,6 +221,8 @@ struct Server {
   std::unique_ptr<Authenticate> authenticator;
   std::unique_ptr<api::Router> router;
   std::unique_ptr<api::WorkerService> worker_service;
+  std::unique_ptr<api::LocalService> local_service;
+  std::unique_ptr<proa::pages::Pages> pages;
   std::unique_ptr<rpc::Server> rpc;
 };
 
@@ -372,6 +379,13 @@ Result<void> Server::serve() {
   router->check_complete();
   worker_service = std::make_unique<api::WorkerService>(loop, *scheduler, *steps, [this](std::vector<sched::LogLine> lines) { return put_logs(std::move(lines)); });
   router->service(api::WorkerService::kPrefix, *worker_service);
+  local_service = std::make_unique<api::LocalService>(api::LocalService::Parts{loop, *access});
+  router->service(api::LocalService::kPrefix, *local_service);
+  pages = std::make_unique<proa::pages::Pages>(proa::pages::Pages::Parts{loop, random, *ledger, *access, *apps, *calls, *environments, *logs, *scheduler, log});
+  app_api->set_view_key([this](AppId app) { return pages->view_key(app); });
+  for (const char* prefix : {proa::pages::Pages::kLogin, proa::pages::Pages::kApps}) {
+    edge->page(prefix, [this](gateway::HttpRequest request) { return pages->handle(std::move(request)); });
+  }
   PROA_TRY(rpc, rpc::Server::create(loop, *router, {}));
   PROA_TRY_VOID(write_client_env());
   calls->resume();

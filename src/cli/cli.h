@@ -22,6 +22,8 @@ void add_up(CLI::App& program, Chosen& chosen);
 void add_server(CLI::App& program, Chosen& chosen);
 void add_worker(CLI::App& program, Chosen& chosen);
 void add_doctor(CLI::App& program, Chosen& chosen);
+void add_login_code(CLI::App& program, Chosen& chosen);
+void add_image(CLI::App& program, Chosen& chosen);
 void add_modal(CLI::App& program, Chosen& chosen);
 
 // /var/lib/proa for root, ~/.local/share/proa for others; PROA_DATA_DIR before both.

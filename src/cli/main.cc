@@ -31,7 +31,9 @@ int run(int argc, char** argv) {
   chosen.program = std::filesystem::read_symlink("/proc/self/exe", failure).string();
   add_up(program, chosen);
   add_modal(program, chosen);
+  add_image(program, chosen);
   add_doctor(program, chosen);
+  add_login_code(program, chosen);
   add_server(program, chosen);
   add_worker(program, chosen);
   CLI11_PARSE(program, argc, argv);

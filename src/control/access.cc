@@ -21,6 +21,22 @@ constexpr std::size_t kLoginCodesMax = 16;
 
 Bytes signing_key_key(std::uint32_t id) { return Bytes(kSigningKeyPrefix) + key_of(std::uint64_t{id}); }
 
+// A stamp: its key's id and its last second, big-endian, and the beginning of an HMAC.
+constexpr std::size_t kStampHeadBytes = 8;
+constexpr std::size_t kStampMacBytes = 16;
+
+Bytes stamp_mac(BytesView key, std::string_view purpose, std::string_view identity, BytesView head) {
+  Bytes text = "proa stamp";
+  for (const std::string_view part : {purpose, identity, head}) text += key_of(std::uint64_t{part.size()}) + Bytes(part);
+  return Bytes(hmac_sha256(key, text).view().substr(0, kStampMacBytes));
+}
+
+std::uint32_t read_number(BytesView four) {
+  std::uint32_t number = 0;
+  for (const char byte : four) number = (number << 8) | static_cast<std::uint8_t>(byte);
+  return number;
+}
+
 Digest hash_of(BytesView salt, std::string_view secret) { return sha256(Bytes(salt) + Bytes(secret)); }
 
 }  // namespace
@@ -287,10 +303,14 @@ void Access::drop_old_keys() {
   }
 }
 
+const Access::SigningKey& Access::signing_key() {
+  if (keys_.rbegin()->second.created + config_.signing_key_life <= loop_.now()) add_signing_key();
+  return keys_.rbegin()->second;
+}
+
 std::string Access::sign(std::string_view purpose, std::string identity, Duration life,
                          std::optional<std::int64_t> index) {
-  if (keys_.rbegin()->second.created + config_.signing_key_life <= loop_.now()) add_signing_key();
-  const SigningKey& signing = keys_.rbegin()->second;
+  const SigningKey& signing = signing_key();
   return sign_jwt({.purpose = std::string(purpose),
                    .identity = std::move(identity),
                    .issued = loop_.now(),
@@ -304,6 +324,28 @@ Result<JwtClaims> Access::verify(std::string_view token, std::string_view purpos
   const auto signing = keys_.find(id);
   if (signing == keys_.end()) return unauthenticated("the token is not accepted: its key was replaced");
   return verify_jwt(token, signing->second.key, purpose, loop_.now());
+}
+
+std::string Access::stamp(std::string_view purpose, std::string_view identity, Duration life) {
+  const SigningKey& signing = signing_key();
+  const Time last = loop_.now() + std::min(life, config_.signature_life_max);
+  const auto seconds = std::chrono::floor<std::chrono::seconds>(last).time_since_epoch().count();
+  const Bytes head = key_of(std::uint64_t{signing.id} << 32 | static_cast<std::uint32_t>(seconds));
+  return to_base64url(head + stamp_mac(signing.key, purpose, identity, head));
+}
+
+Result<Time> Access::check_stamp(std::string_view stamp, std::string_view purpose, std::string_view identity) const {
+  const auto refused = [] { return unauthenticated("the signature is not accepted: it is for something else, or too old"); };
+  const Result<Bytes> bytes = from_base64url(stamp);
+  if (!bytes.ok() || bytes->size() != kStampHeadBytes + kStampMacBytes) return refused();
+  const BytesView head = BytesView(*bytes).substr(0, kStampHeadBytes);
+  const auto signing = keys_.find(read_number(head.substr(0, 4)));
+  if (signing == keys_.end()) return refused();
+  const Bytes mac = stamp_mac(signing->second.key, purpose, identity, head);
+  if (!equal_in_constant_time(mac, BytesView(*bytes).substr(kStampHeadBytes))) return refused();
+  const Time last = Time(std::chrono::seconds(read_number(head.substr(4))));
+  if (last <= loop_.now()) return refused();
+  return last;
 }
 
 }  // namespace proa::control

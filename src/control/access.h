@@ -78,6 +78,9 @@ constexpr std::string_view kPurposeApi = "api";
 constexpr std::string_view kPurposeInput = "input";
 constexpr std::string_view kPurposeCall = "call";
 constexpr std::string_view kPurposeRouter = "router";
+// Purposes of stamps.
+constexpr std::string_view kPurposeView = "view";
+constexpr std::string_view kPurposeLoginForm = "login-form";
 
 class Access {
  public:
@@ -127,11 +130,16 @@ class Access {
   Result<void> approve_login(TokenFlowId login, std::string_view one_time_code);
   // A code that approves one login, for whoever can run commands on the server's machine.
   std::string create_login_code();
+  Duration login_code_life() const { return config_.login_code_life; }
 
   // --- Signed tokens
   std::string sign(std::string_view purpose, std::string identity, Duration life,
                    std::optional<std::int64_t> index = std::nullopt);
   Result<JwtClaims> verify(std::string_view token, std::string_view purpose) const;  // kUnauthenticated.
+  // A signature for `identity`, which is not in it: 32 characters, short enough for an address that a person sees.
+  std::string stamp(std::string_view purpose, std::string_view identity, Duration life);
+  // Until when it holds. kUnauthenticated: it is for something else, too old, or not ours.
+  Result<Time> check_stamp(std::string_view stamp, std::string_view purpose, std::string_view identity) const;
 
  private:
   struct SigningKey {
@@ -151,6 +159,7 @@ class Access {
 
   Result<void> load_meta(store::Store& store);
   void add_signing_key();
+  const SigningKey& signing_key();
   void drop_old_keys();
   void drop_old_logins();
   std::string random_text(std::size_t characters, std::string_view alphabet);

@@ -127,5 +127,32 @@ TEST_F(AccessTest, WhatWasSignedIsVerifiedAfterARestartAndAfterANewKey) {
   EXPECT_FALSE(access->verify(before, kPurposeApi).ok());
 }
 
+TEST_F(AccessTest, AStampHoldsForItsPurposeAndIdentityUntilItsEndAndOverRestarts) {
+  const std::string stamp = access->stamp(kPurposeView, "ap-1", std::chrono::hours(1));
+  EXPECT_EQ(stamp.size(), 32U);
+  const Time end = access->check_stamp(stamp, kPurposeView, "ap-1").value();
+  EXPECT_LE(end, world.loop.now() + std::chrono::hours(1));
+  EXPECT_GT(end, world.loop.now() + std::chrono::minutes(59));
+  EXPECT_EQ(access->check_stamp(stamp, kPurposeView, "ap-2").error().code, Code::kUnauthenticated);
+  EXPECT_FALSE(access->check_stamp(stamp, kPurposeLoginForm, "ap-1").ok());
+  EXPECT_FALSE(access->check_stamp("", kPurposeView, "ap-1").ok());
+  EXPECT_FALSE(access->check_stamp(stamp + "AAAA", kPurposeView, "ap-1").ok());
+  for (std::size_t i = 0; i < stamp.size(); ++i) {
+    std::string changed = stamp;
+    changed[i] = changed[i] == 'A' ? 'B' : 'A';
+    EXPECT_FALSE(access->check_stamp(changed, kPurposeView, "ap-1").ok()) << i;
+  }
+  start();
+  EXPECT_TRUE(access->check_stamp(stamp, kPurposeView, "ap-1").ok());
+  world.loop.run_for(std::chrono::hours(1));
+  EXPECT_FALSE(access->check_stamp(stamp, kPurposeView, "ap-1").ok());
+}
+
+TEST_F(AccessTest, AStampIsNotTakenForAnotherSplitOfTheSameText) {
+  const std::string stamp = access->stamp("ab", "c", std::chrono::hours(1));
+  EXPECT_TRUE(access->check_stamp(stamp, "ab", "c").ok());
+  EXPECT_FALSE(access->check_stamp(stamp, "a", "bc").ok());
+}
+
 }  // namespace
 }  // namespace proa::control

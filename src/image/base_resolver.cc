@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "image/base_resolver.h"
 
+#include <algorithm>
 #include <optional>
 
 #include "image/glob.h"
@@ -72,18 +73,23 @@ Async<Result<BaseImage>> OrderedResolver::resolve(BaseRequest request, BuildLog&
   if (!stand_in_may_serve) co_return Error{error.code, "image '" + reference + "': " + error.message};
 
   std::vector<BaseRecord> bases = catalog_.bases();
-  for (BaseRecord& base : bases) {
-    for (const std::string& pattern : base.stands_for) {
-      if (!matches(pattern, canonical)) continue;
-      log.write(LogStream::kStderr, "WARNING: " + reference + " is not to be had from a registry (" + error.message +
-                                        "); the stand-in '" + base.name + "' is used instead: " + base.description +
-                                        ". It is not the same image.\n");
-      co_return image_of(std::move(base));
-    }
+  // A base that is called just so comes before one with a pattern that fits.
+  const auto called = [&](const std::string& name) { return name == canonical; };
+  const auto fits = [&](const std::string& pattern) { return matches(pattern, canonical); };
+  const auto answers = [](const auto& how) {
+    return [&how](const BaseRecord& base) { return std::any_of(base.stands_for.begin(), base.stands_for.end(), how); };
+  };
+  auto found = std::find_if(bases.begin(), bases.end(), answers(called));
+  if (found == bases.end()) found = std::find_if(bases.begin(), bases.end(), answers(fits));
+  if (found != bases.end()) {
+    log.write(LogStream::kStderr, "WARNING: " + reference + " is not to be had from a registry (" + error.message +
+                                      "); the stand-in '" + found->name + "' is used instead: " + found->description +
+                                      ". It is not the same image.\n");
+    co_return image_of(std::move(*found));
   }
   co_return not_found("image '" + reference + "' cannot be had: " + error.message +
                       ", and no base on this machine stands in for it (bases: " + names_of(bases) +
-                      "). Configure a registry or an alias for it, or use a base that is here.");
+                      "). Use a base that is here, or make one of a Python of this machine: `proa image base add --python PREFIX`.");
 }
 
 }  // namespace proa::image

@@ -71,10 +71,11 @@ struct BaseRecord {
   Digest tree;
   ImageConfig config;
   std::vector<std::string> premade;
+  bool added = false;  // By somebody, for this machine; the others are made everywhere.
 
   static void fields(auto& visit, auto& self) {
     visit(1, self.name), visit(2, self.description), visit(3, self.stands_for), visit(4, self.tree);
-    visit(5, self.config), visit(6, self.premade);
+    visit(5, self.config), visit(6, self.premade), visit(7, self.added);
   }
   friend bool operator==(const BaseRecord&, const BaseRecord&) = default;
 };

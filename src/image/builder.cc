@@ -304,7 +304,7 @@ class Builder::Build {
     } else if (const auto met = builder_.probes_.find(facts.identity); met != builder_.probes_.end()) {
       record.runtime = met->second;
     } else if (facts.has_shell) {
-      record.runtime = co_await probe(root.digest, record.config.env, facts.identity);
+      PROA_CO_TRY(record.runtime, co_await probe(root.digest, record.config.env, facts.identity));
       record.runtime.libc = facts.libc;
     }
     co_return record;
@@ -346,6 +346,7 @@ class Builder::Build {
       entry.root = stages_.at(*stage->base_stage).root;
       entry.runtime = stages_.at(*stage->base_stage).runtime;
       entry.state.args = stages_.at(*stage->base_stage).state.args;
+      entry.state.run_user = stages_.at(*stage->base_stage).state.run_user;
     } else if (const auto parent = request_->parents.find(stage->base); parent != request_->parents.end()) {
       entry.runtime = parent->second.runtime;
     }
@@ -686,7 +687,7 @@ class Builder::Build {
     if (outcome.code == 0) return {};
     std::string why = "the command ended with exit code " + std::to_string(outcome.code);
     if (outcome.oom) {
-      why += ": the kernel killed it because it ran out of memory";
+      why += ": the kernel ended a process of it because it ran out of memory";
     } else if (outcome.code > 128) {
       why += ": it was ended by signal " + std::to_string(outcome.code - 128);
     } else if (outcome.code == 127) {
@@ -710,7 +711,7 @@ class Builder::Build {
   }
 
  private:
-  Async<RuntimeInfo> probe(Digest tree, std::vector<std::string> env, Digest identity) {
+  Async<Result<RuntimeInfo>> probe(Digest tree, std::vector<std::string> env, Digest identity) {
     StepSpec spec;
     spec.tree = tree;
     spec.argv = {"/bin/sh", "-c", std::string(probe_script())};
@@ -722,8 +723,9 @@ class Builder::Build {
     spec.keeps_files = false;
     CaptureLog output;
     const auto outcome = co_await builder_.runner_.run(std::move(spec), output);
+    if (!outcome.ok()) co_return outcome.error();
     RuntimeInfo info;
-    if (!outcome.ok() || outcome.value().code != 0 || outcome.value().timed_out) {
+    if (outcome->code != 0 || outcome->timed_out) {
       log_.write(LogStream::kStderr, "The image's Python and C library could not be asked for their versions.\n");
       co_return info;
     }

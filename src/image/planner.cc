@@ -216,6 +216,7 @@ class StagePlanner {
       }
       case Keyword::kUser: {
         PROA_TRY(config.user, expand(instruction.text));
+        state_.run_user = config.user;
         return {};
       }
       case Keyword::kStopSignal: {
@@ -341,7 +342,7 @@ class StagePlanner {
     RunStep what;
     what.env = run_env();
     what.workdir = state_.config.workdir.empty() ? "/" : state_.config.workdir;
-    what.user = state_.config.user;
+    what.user = state_.run_user;
     if (instruction.exec_form) {
       what.argv = instruction.words;
     } else if (instruction.heredocs.size() == 1 && lone_heredoc(instruction.text)) {

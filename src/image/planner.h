@@ -106,6 +106,9 @@ struct Step {
 struct StageState {
   ImageConfig config;
   std::map<std::string, std::string> args;  // ARGs in scope.
+  // As whom RUN runs: the USER of this Dockerfile. That of an image it begins with is kept in `config` and not
+  // followed, as clients expect, who install packages on top of any image.
+  std::string run_user;
 };
 
 struct StageSteps {

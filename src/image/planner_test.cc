@@ -16,7 +16,7 @@ Result<BuildPlan> stages(std::string_view text, const Args& args = {}) {
 
 Result<StageSteps> last_stage(std::string_view text, const Args& args = {}, ImageConfig base = {}) {
   PROA_TRY(const BuildPlan plan, stages(text, args));
-  return plan_steps(plan, plan.stages.back(), StageState{std::move(base), {}}, args);
+  return plan_steps(plan, plan.stages.back(), StageState{std::move(base), {}, {}}, args);
 }
 
 template <class What>
@@ -87,6 +87,17 @@ TEST(Steps, ConfigIsFollowed) {
   EXPECT_EQ(config.volumes, (Strings{"/a", "/data"}));
   EXPECT_EQ(config.healthcheck, (Strings{"CMD-SHELL", "curl x"}));
   EXPECT_EQ(config.onbuild, (Strings{"RUN make"}));
+}
+
+TEST(Steps, CommandsRunAsTheUserOfTheirOwnDockerfile) {
+  ImageConfig base;
+  base.user = "mambauser";
+  const auto steps = last_stage("FROM base\nRUN one\nUSER 1000\nRUN two\n", {}, base);
+  ASSERT_TRUE(steps.ok()) << steps.error().message;
+  EXPECT_EQ(step<RunStep>(steps, 0).user, "");
+  EXPECT_EQ(step<RunStep>(steps, 2).user, "1000");
+  EXPECT_EQ(steps.value().end.config.user, "1000");
+  EXPECT_EQ(last_stage("FROM base\nRUN one\n", {}, base).value().end.config.user, "mambauser");
 }
 
 TEST(Steps, ACommandOfTheSameStageSurvivesItsEntrypoint) {

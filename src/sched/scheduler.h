@@ -117,6 +117,9 @@ class Scheduler final : public control::Dispatch, public control::AppListener {
   // --- Questions and orders from the faces.
   std::vector<TaskView> tasks(AppId app) const;  // Live ones; of all apps if `app` is empty.
   std::optional<TaskView> task(TaskId id) const;  // Ended ones too, for a while.
+  // Of the app, newest first; looks among the last kEndedLookedAt of all apps.
+  std::vector<TaskView> ended_tasks(AppId app, std::size_t tasks_max) const;
+  static constexpr std::size_t kEndedLookedAt = 1000;
   std::vector<TaskId> tasks_running(CallId call) const;  // Those that have an input of the call, as far as is known here.
   FunctionStats stats(FunctionId function) const;
   // kNotFound if it is not live.

@@ -8,6 +8,8 @@ namespace {
 
 // How long a build waits for a worker to be there.
 constexpr Duration kWorkerPatience = std::chrono::seconds(30);
+// How much longer than its command a step may take: its container is made, and what it wrote is taken in.
+constexpr Duration kAroundTheCommand = std::chrono::minutes(15);
 
 }  // namespace
 
@@ -55,7 +57,14 @@ Async<Result<image::StepOutcome>> Steps::run(image::StepSpec spec, image::BuildL
   Command command;
   command.run_step = order.step;
   PROA_CO_TRY_VOID(scheduler_.tell_worker(running->worker, std::move(command)));
-  while (!running->result) co_await running->changed.wait();
+  // The worker keeps the command's time; this is for a worker that says nothing any more.
+  const Time given_up = order.timeout.count() > 0 ? loop_.now() + order.timeout + kAroundTheCommand : kNever;
+  while (!running->result) {
+    if (loop_.now() >= given_up) {
+      co_return Error{Code::kDeadlineExceeded, "the worker that runs this step of the build has not finished it in time; it was told to end it: run it again"};
+    }
+    (void)co_await running->changed.wait_until(given_up);
+  }
   PROA_CO_TRY(const StepResult result, *running->result);
   if (result.error_code != Code::kOk) co_return Error{result.error_code, result.error};
   image::StepOutcome outcome;

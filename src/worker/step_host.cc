@@ -2,6 +2,9 @@
 #include "worker/step_host.h"
 
 #include <fcntl.h>
+#include <sys/sysinfo.h>
+
+#include <algorithm>
 
 #include "container/layer_stream.h"
 
@@ -23,6 +26,20 @@ Result<Digest> ingest(cas::ObjectStore& objects, int fd, const Digest& lower_dig
 }
 
 }  // namespace
+
+StepLimits step_limits_for(std::int64_t machine_memory_bytes) {
+  constexpr std::int64_t kLeast = 1LL << 30;
+  constexpr std::int64_t kMost = 64LL << 30;
+  StepLimits limits;
+  limits.memory_bytes_max = std::clamp(machine_memory_bytes / 2, kLeast, kMost);
+  return limits;
+}
+
+StepLimits step_limits_of_this_machine() {
+  struct sysinfo info{};
+  ::sysinfo(&info);
+  return step_limits_for(static_cast<std::int64_t>(info.totalram) * static_cast<std::int64_t>(info.mem_unit));
+}
 
 void StepHost::run(sched::StepId step) {
   if (running_.contains(step)) return;
@@ -59,7 +76,12 @@ Async<> StepHost::serve(sched::StepId step) {
 Async<> StepHost::remove_slot(container::SlotId slot) { (void)co_await runtime_.remove(slot); }
 
 Async<Result<sched::StepResult>> StepHost::execute(sched::StepOrder order) {
+  if (order.timeout.count() <= 0 || order.timeout > limits_.time_max) order.timeout = limits_.time_max;
+  const Duration timeout = order.timeout;
+  const sched::StepId step = order.step;
   container::SlotSpec spec;
+  spec.limits.memory_bytes_max = limits_.memory_bytes_max;
+  spec.limits.pids_max = limits_.pids_max;
   spec.network = order.network ? container::Network::kInternet : container::Network::kNone;
   PROA_CO_TRY(container::Slot slot, co_await runtime_.prepare(spec));
   // Removed however this ends, also when it is abandoned.
@@ -76,6 +98,8 @@ Async<Result<sched::StepResult>> StepHost::execute(sched::StepOrder order) {
   PROA_CO_TRY(sched::StepResult result, co_await execute_in(slot.id, std::move(order)));
   // What it said last is still on its way.
   for (int tries = 0; *open > 0 && tries < 500; ++tries) co_await sleep_for(loop_, std::chrono::milliseconds(10));
+  result.step = step;
+  co_await explain(result, timeout);
   co_return result;
 }
 
@@ -101,7 +125,7 @@ Async<Result<sched::StepResult>> StepHost::execute_in(container::SlotId slot, sc
       (void)co_await runtime.stop(id, std::chrono::milliseconds(0));
     }
   };
-  if (order.timeout.count() > 0) watchdog.spawn(Watch::over(loop_, runtime_, slot, order.timeout, late));
+  watchdog.spawn(Watch::over(loop_, runtime_, slot, order.timeout, late));
   PROA_CO_TRY(const container::Exit exit, co_await runtime_.wait(slot));
   result.code = exit.code;
   result.oom = exit.oom;
@@ -122,10 +146,25 @@ Async<> StepHost::pump(sched::StepId step, control::LogStream stream, std::uniqu
   while (true) {
     auto text = co_await pipe->read_some(kPieceBytes);
     if (!text.ok() || text->empty()) break;
-    const sched::StepOutput output{step, stream, std::move(*text)};
-    while (worth_repeating(co_await server_.put_step_output(output))) co_await sleep_for(loop_, kRetry);
+    co_await put_output({step, stream, std::move(*text)});
   }
   --*open;
+}
+
+Async<> StepHost::put_output(sched::StepOutput output) {
+  while (worth_repeating(co_await server_.put_step_output(output))) co_await sleep_for(loop_, kRetry);
+}
+
+Async<> StepHost::explain(sched::StepResult result, Duration timeout) {
+  std::string why;
+  if (result.timed_out) {
+    why = "the command was stopped: a step of a build may take " +
+          std::to_string(std::chrono::duration_cast<std::chrono::seconds>(timeout).count()) + " s";
+  } else if (result.oom) {
+    why = "the kernel ended a process of this command: a step of a build may use " +
+          std::to_string(limits_.memory_bytes_max >> 20) + " MiB of memory on this machine";
+  }
+  if (!why.empty()) co_await put_output({result.step, control::LogStream::kStderr, "\nproa: " + why + "\n"});
 }
 
 }  // namespace proa::worker

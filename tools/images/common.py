@@ -34,6 +34,9 @@ def main_of(main) -> None:
     except Failed as failure:
         log(f"error: {failure}")
         sys.exit(1)
+    except OSError as failure:
+        log(f"error: {failure.strerror or failure}" + (f": {failure.filename}" if failure.filename else ""))
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import client_deps
 import client_mount
 import common
+import from_prefix
 import host_settings
 import make_base
 
@@ -174,6 +175,129 @@ class Base(unittest.TestCase):
         changed = make_base.SITE_BLOCK.sub(make_base.SITE_UPSTREAM, debian)
         self.assertNotIn("dist-packages", changed)
         self.assertIn('"site-packages")\n                sitepackages.append(path)\n        else:', changed)
+
+
+class FromPrefix(unittest.TestCase):
+    def setUp(self):
+        self.directory = tempfile.TemporaryDirectory()
+        self.addCleanup(self.directory.cleanup)
+        self.prefix = Path(self.directory.name) / "py"
+
+    def put(self, place, text="", mode=0o644):
+        path = self.prefix / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(mode)
+        return path
+
+    def test_paths_of_the_prefix_become_those_of_usr_local(self):
+        places = ["/home/a/.pyenv/versions/3.12.1", "/install"]
+        for text, wanted in [
+            ("-L/home/a/.pyenv/versions/3.12.1/lib -Wl,-rpath,/home/a/.pyenv/versions/3.12.1/lib", "-L/usr/local/lib -Wl,-rpath,/usr/local/lib"),
+            ("'--prefix=/install' '-I/install/include'", "'--prefix=/usr/local' '-I/usr/local/include'"),
+            ("'prefix': '/install',", "'prefix': '/usr/local',"),
+            ("a /install b", "a /usr/local b"),
+            *[(same, same) for same in ("/installed", "/build/install", "/usr/share/install.sh", "/home/a/.pyenv/versions/3.12.10", "-/install")],
+        ]:
+            self.assertEqual(from_prefix.moved(text, places), wanted)
+
+    def test_names_that_are_no_prefix_are_not_replaced(self):
+        self.assertEqual(from_prefix.old_places(Path("/opt/py"), {"prefix": "/opt/py", "built_for": "/usr"}), ["/opt/py"])
+        self.assertEqual(from_prefix.old_places(Path("/opt/py"), {"prefix": "/usr/local", "built_for": "/install"}), ["/install", "/opt/py"])
+
+    def test_scripts_start_with_the_program_at_its_new_place(self):
+        def home(text, place="bin/pydoc3.12"):
+            return from_prefix.at_home(text.encode(), place, ["/opt/py"], "python3.12").decode()
+
+        self.assertEqual(home("#!/opt/py/bin/python3.12\nx = '/opt/py'\n"), "#!/usr/local/bin/python3.12\nx = '/usr/local'\n")
+        self.assertEqual(home('#!/bin/sh\nprefix="/opt/py"\n', "bin/python3.12-config"), '#!/bin/sh\nprefix="/usr/local"\n')
+        self.assertEqual(home("#!/usr/bin/env python3\n", "lib/python3.12/cgi.py"), "#!/usr/bin/env python3\n")
+        self.assertEqual(home("#!/opt/py/bin/python3.12\n'/opt/py'", "lib/python3.12/x.py"), "#!/usr/local/bin/python3.12\n'/opt/py'")
+        wrapped = "#!/bin/sh\n'''exec' \"/a long/path/bin/python3.12\" \"$0\" \"$@\"\n' '''\nimport sys\n"
+        self.assertEqual(home(wrapped), "#!/usr/local/bin/python3.12\nimport sys\n")
+
+    def test_tests_caches_and_packages_stay_behind(self):
+        config = "config-3.12-x86_64-linux-gnu"
+        for place in ["os.py", "test/x.py", "unittest/test/y.py", "idlelib/idle_test/z.py", "__pycache__/os.pyc", "site-packages/six.py",
+                      "site-packages/README.txt", "lib-dynload/_ssl.so", "lib-dynload/_testcapi.cpython-312-x86_64-linux-gnu.so",
+                      f"{config}/libpython3.12.a", f"{config}/Makefile", "EXTERNALLY-MANAGED", "unittest/case.py"]:
+            self.put(f"lib/python3.12/{place}")
+        for place in ["bin/python3.12", "bin/pip3.12", "lib/libpython3.12.so.1.0"]:
+            self.put(place, mode=0o755)
+        for place in ["include/python3.12/Python.h", "lib/libssl.so.3", "lib/pkgconfig/python-3.12.pc"]:
+            self.put(place)
+        taken = from_prefix.contents(self.prefix, "3.12")
+        library = ["os.py", "unittest/case.py", "lib-dynload/_ssl.so", "site-packages/README.txt", f"{config}/Makefile"]
+        self.assertEqual(list(taken), sorted(["bin/python3.12", "include/python3.12/Python.h", "lib/libpython3.12.so.1.0",
+                                              "lib/pkgconfig/python-3.12.pc", *(f"lib/python3.12/{place}" for place in library)]))
+        before = from_prefix.digest_of_contents(taken)
+        os.utime(self.prefix / "lib/python3.12/os.py", (1, 1))
+        self.assertEqual(from_prefix.digest_of_contents(taken), before)
+        self.put("lib/python3.12/os.py", "changed")
+        self.assertNotEqual(from_prefix.digest_of_contents(taken), before)
+
+        root = Path(self.directory.name) / "root"
+        from_prefix.put(taken, root, [str(self.prefix)], "python3.12")
+        from_prefix.put_links(root, "3.12")
+        self.assertEqual(os.readlink(root / "usr/local/bin/python"), "python3")
+        self.assertEqual((root / "usr/local/bin/python").stat().st_mode & 0o777, 0o755)
+        self.assertFalse((root / "usr/local/bin/pydoc").is_symlink())
+
+    def test_missing_libraries_are_read_from_what_ldd_says(self):
+        said = ("== /usr/local/lib/python3.12/lib-dynload/_gdbm.so\n\tlinux-vdso.so.1 (0x1)\n\tlibgdbm.so.6 => not found\n"
+                "\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x2)\n== /usr/local/lib/x.so\n"
+                "/usr/local/lib/x.so: /lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.38' not found (required by /usr/local/lib/x.so)\n")
+        missing, outdated = from_prefix.missing_of(said)
+        self.assertEqual(missing, {"libgdbm.so.6": "/usr/local/lib/python3.12/lib-dynload/_gdbm.so"})
+        self.assertEqual(outdated, ["/usr/local/lib/x.so wants GLIBC_2.38 of /lib/x86_64-linux-gnu/libc.so.6"])
+
+    def test_packages_of_libraries(self):
+        for soname, package in [("libffi.so.8", "libffi8"), ("libsqlite3.so.0", "libsqlite3-0"), ("libbz2.so.1.0", "libbz2-1.0"),
+                                ("libncursesw.so.6", "libncursesw6"), ("libdb-5.3.so", "libdb5.3"), ("libgdbm_compat.so.4", "libgdbm-compat4"),
+                                ("libX11.so.6", "libx11-6"), ("libssl.so.3", "libssl3"), ("libcrypto.so.3", "libssl3"), ("libz.so.1", "zlib1g"),
+                                ("libtcl8.6.so", "libtcl8.6"), ("libgcc_s.so.1", "libgcc-s1"), ("libstdc++.so.6", "libstdc++6"),
+                                ("libmpdec.so.3", "libmpdec3")]:
+            self.assertIn(package, from_prefix.packages_for(soname), soname)
+        self.assertEqual(from_prefix.packages_for("../../evil"), [])
+
+    def test_a_newer_glibc_is_refused_before_anything_is_made(self):
+        program = self.put("bin/python3.12")
+        program.write_bytes(b"\x7fELF\0GLIBC_2.17\0GLIBC_2.2.5\0GLIBC_2.38\0")
+        taken = {"bin/python3.12": program}
+        with self.assertRaisesRegex(common.Failed, "needs glibc 2.38.*Debian bookworm has 2.36.*--suite trixie"):
+            from_prefix.check_glibc(taken, {"metadata": {"libc_version_info": "ldd (Debian GLIBC 2.36-9) 2.36"}}, "bookworm")
+        from_prefix.check_glibc(taken, {"metadata": {"libc_version_info": "ldd (Debian GLIBC 2.41-1) 2.41"}}, "trixie")
+
+    def test_what_a_base_answers_to(self):
+        aliases, patterns = from_prefix.references("3.12.1", "bookworm", [], {})
+        self.assertEqual(aliases[0], "python:3.12-slim-bookworm")
+        self.assertIn("python:3.12", aliases)
+        self.assertEqual(patterns, ["python:3.12.*-slim-bookworm", "python:3.12.*-slim"])
+        # A series that is taken stays where it is; so do the names without a release.
+        with mock.patch.object(from_prefix, "log"):
+            aliases, patterns = from_prefix.references("3.11.7", "bookworm", [], {"python:3.11-slim-bookworm": "other"})
+        self.assertEqual((aliases[0], patterns), ("python:3.11.7-slim-bookworm", []))
+        aliases, patterns = from_prefix.references("3.13.0", "bookworm", [], {"python:3.13-slim": "other", "python:3.13-slim-trixie": "other"})
+        self.assertIn("python:3.13-slim-bookworm", aliases)
+        self.assertNotIn("python:3.13-slim", aliases)
+        self.assertEqual(patterns, ["python:3.13.*-slim-bookworm"])
+        self.assertEqual(from_prefix.references("3.12.1", "bookworm", ["me:1", "me:1"], {}), (["me:1"], []))
+
+    def test_names_are_those_of_images(self):
+        self.assertEqual(from_prefix.check_name("docker.io/library/python:3.12"), "python:3.12")
+        self.assertEqual(from_prefix.check_name("registry.example:5000/a/b"), "registry.example:5000/a/b:latest")
+        for name in ["", "Up:1", "a b", "a:", "--x", "a:b:c", "../x"]:
+            with self.assertRaises(common.Failed):
+                from_prefix.check_name(name)
+
+    def test_what_is_not_a_whole_python_is_refused(self):
+        facts = {"implementation": "cpython", "free_threaded": False, "debug": False, "machine": "x86_64", "base_prefix": str(self.prefix),
+                 "program": "python3.12", "version": "3.12.1"}
+        from_prefix.refuse(self.prefix, facts)
+        for change, word in [({"implementation": "pypy"}, "pypy"), ({"free_threaded": True}, "free-threaded"), ({"debug": True}, "debug"),
+                             ({"machine": "aarch64"}, "aarch64"), ({"base_prefix": "/opt/other"}, "/opt/other"), ({"version": "3.6.1"}, "3.8")]:
+            with self.assertRaisesRegex(common.Failed, word):
+                from_prefix.refuse(self.prefix, {**facts, **change})
 
 
 if __name__ == "__main__":

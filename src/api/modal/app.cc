@@ -10,8 +10,6 @@ using google::protobuf::Empty;
 
 constexpr std::size_t kExceptionBytesMax = 1000;
 
-std::string app_path(AppId app) { return "/apps/" + app.text(); }
-
 std::string write_reason(const pb::AppClientDisconnectRequest& request) {
   const std::string said = request.exception().empty() ? "" : ": " + request.exception().substr(0, kExceptionBytesMax);
   switch (request.reason()) {
@@ -93,6 +91,11 @@ Result<const control::App*> AppApi::find(const std::string& text) const {
   return apps_.require(id);
 }
 
+std::string AppApi::app_url(const Caller& caller, AppId app) const {
+  const bool for_person = view_key_ && caller.kind == Caller::Kind::kClient;
+  return page_url(caller, "/apps/" + app.text() + (for_person ? "?key=" + view_key_(app) : ""));
+}
+
 Async<Result<pb::AppCreateResponse>> AppApi::create(Caller caller, pb::AppCreateRequest request) {
   control::NewApp app{
       .description = request.description(), .tags = read_map(request.tags()), .created_by = author(caller)};
@@ -107,8 +110,9 @@ Async<Result<pb::AppCreateResponse>> AppApi::create(Caller caller, pb::AppCreate
   PROA_CO_TRY(const AppId id, apps_.create(std::move(app)));
   pb::AppCreateResponse response;
   response.set_app_id(id.text());
-  response.set_app_page_url(page_url(caller, app_path(id)));
-  response.set_app_logs_url(page_url(caller, app_path(id)));
+  const std::string url = app_url(caller, id);
+  response.set_app_page_url(url);
+  response.set_app_logs_url(url);
   co_return response;
 }
 
@@ -140,7 +144,7 @@ Async<Result<pb::AppPublishResponse>> AppApi::publish(Caller caller, pb::AppPubl
   const AppId app = publication.app;
   PROA_CO_TRY(const control::Published published, apps_.publish(std::move(publication)));
   pb::AppPublishResponse response;
-  response.set_url(page_url(caller, app_path(app)));
+  response.set_url(app_url(caller, app));
   response.set_deployed_at(write_time(published.at));
   co_return response;
 }
@@ -155,7 +159,7 @@ Async<Result<pb::AppRollbackResponse>> AppApi::rollback(Caller caller, pb::AppRo
   PROA_CO_TRY(const control::Published published,
               apps_.rollback(id, static_cast<std::uint32_t>(version), author(caller)));
   pb::AppRollbackResponse response;
-  response.set_url(page_url(caller, app_path(id)));
+  response.set_url(app_url(caller, id));
   response.set_deployed_at(write_time(published.at));
   co_return response;
 }

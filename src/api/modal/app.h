@@ -12,6 +12,8 @@ class AppApi {
   AppApi(control::Apps& apps, control::Environments& environments, sched::Scheduler& scheduler, const Handles& handles)
       : apps_(apps), environments_(environments), scheduler_(scheduler), handles_(handles) {}
   void bind(Router& router);
+  // Makes the key without which an app's page is not shown. Containers are given addresses without one.
+  void set_view_key(std::function<std::string(AppId)> make) { view_key_ = std::move(make); }
 
  private:
   using Empty = google::protobuf::Empty;
@@ -32,11 +34,13 @@ class AppApi {
   Async<Result<pb::AppGetInfoResponse>> info(Caller caller, pb::AppGetInfoRequest request);
 
   Result<const control::App*> find(const std::string& id) const;
+  std::string app_url(const Caller& caller, AppId app) const;
 
   control::Apps& apps_;
   control::Environments& environments_;
   sched::Scheduler& scheduler_;
   const Handles& handles_;
+  std::function<std::string(AppId)> view_key_;
 };
 
 }  // namespace proa::api::modal

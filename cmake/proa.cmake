@@ -11,7 +11,8 @@ find_package(fmt REQUIRED)
 add_library(proa_options INTERFACE)
 target_include_directories(proa_options INTERFACE ${CMAKE_SOURCE_DIR}/src)
 target_compile_options(proa_options INTERFACE
-  -Wall -Wextra -Wconversion -Wshadow -Werror -fno-strict-aliasing -fstack-protector-strong
+  -Wall -Wextra -Wconversion -Werror -fno-strict-aliasing -fstack-protector-strong
+  $<$<CXX_COMPILER_ID:Clang>:-Wshadow>
   $<$<CXX_COMPILER_ID:Clang>:-Wno-missing-designated-field-initializers>
   $<$<CXX_COMPILER_ID:GNU>:-Wno-missing-field-initializers>)
 target_compile_definitions(proa_options INTERFACE $<$<CONFIG:Release>:_FORTIFY_SOURCE=2>)

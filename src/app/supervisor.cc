@@ -28,7 +28,7 @@
 #include <fstream>
 #include <optional>
 
-#include "app/certificates.h"
+#include "rpc/certificates.h"
 #include "base/clock.h"
 #include "base/fd.h"
 
@@ -317,7 +317,7 @@ Result<void> Supervisor::open_tls() {
     if (const std::string host = host_of(options_.public_url); !host.empty()) names.push_back(host);
     std::sort(names.begin(), names.end());
     names.erase(std::unique(names.begin(), names.end()), names.end());
-    PROA_TRY(const CertificateFiles files, own_certificates(directory, names, SystemClock().now()));
+    PROA_TRY(const rpc::CertificateFiles files, rpc::own_certificates(directory, names, SystemClock().now()));
     certificate_ = files.certificate;
     key_ = files.key;
     PROA_TRY(trust_, make_trust_file(directory, files.ca));

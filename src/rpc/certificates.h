@@ -10,7 +10,7 @@
 #include "base/clock.h"
 #include "base/result.h"
 
-namespace proa::app {
+namespace proa::rpc {
 
 struct CertificateFiles {
   std::string ca;           // PEM; clients are told to trust it.
@@ -22,4 +22,4 @@ struct CertificateFiles {
 // (DNS names and addresses) or ends within a month. Blocking.
 Result<CertificateFiles> own_certificates(const std::string& directory, const std::vector<std::string>& names, Time now);
 
-}  // namespace proa::app
+}  // namespace proa::rpc

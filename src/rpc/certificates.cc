@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "app/certificates.h"
+#include "rpc/certificates.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -21,7 +21,7 @@
 #include "base/bytes.h"
 #include "base/fd.h"
 
-namespace proa::app {
+namespace proa::rpc {
 namespace {
 
 constexpr std::chrono::hours kDay(24);
@@ -201,4 +201,4 @@ Result<CertificateFiles> own_certificates(const std::string& directory, const st
   return files;
 }
 
-}  // namespace proa::app
+}  // namespace proa::rpc

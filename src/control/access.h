@@ -136,7 +136,7 @@ class Access {
   std::string sign(std::string_view purpose, std::string identity, Duration life,
                    std::optional<std::int64_t> index = std::nullopt);
   Result<JwtClaims> verify(std::string_view token, std::string_view purpose) const;  // kUnauthenticated.
-  // A signature for `identity`, which is not in it: 32 characters, short enough for an address that a person sees.
+  // A signature for `identity`, which is not in it: 22 characters, short enough for an address that a person sees.
   std::string stamp(std::string_view purpose, std::string_view identity, Duration life);
   // Until when it holds. kUnauthenticated: it is for something else, too old, or not ours.
   Result<Time> check_stamp(std::string_view stamp, std::string_view purpose, std::string_view identity) const;

@@ -61,6 +61,8 @@ class Edge {
   Result<OwnedFd> open_blob(BlobId id) const { return blobs_->open_file_of(id); }
   // Some time soon.
   void remove_blob(BlobId id);
+  // Written before `time`. Blocking.
+  Result<std::vector<BlobId>> blobs_older_than(Time time) const { return blobs_->older_than(time); }
 
  private:
   Edge(Loop& core, Logger& log) : core_(core), log_(log) {}

@@ -171,6 +171,7 @@ struct Server {
   Result<void> write_client_env();
   Async<Result<void>> put_logs(std::vector<sched::LogLine> lines);
   Async<Result<cas::Tree>> read_tree(Digest digest);
+  Async<> sweep_blobs();
 
   RealLoop& loop;
   Logger& log;
@@ -224,6 +225,7 @@ struct Server {
   std::unique_ptr<api::LocalService> local_service;
   std::unique_ptr<proa::pages::Pages> pages;
   std::unique_ptr<rpc::Server> rpc;
+  Scope scope;
 };
 
 Result<void> Server::open() {
@@ -279,6 +281,7 @@ Result<void> Server::load() {
   environments->listen(*secrets);
   environments->listen(*mounts);
   apps->set_work([this](AppId app) { return calls->unfinished_of(app) > 0; });
+  calls->on_blob_dropped([this](BlobId blob) { edge->remove_blob(blob); });
   calls->on_app_idle([this](AppId app) { apps->idle(app); });
   scheduler->on_app_stopped([this](AppId app) { apps->stopped(app); });
   scheduler->on_worker_lost([this](WorkerId worker) { steps->worker_lost(worker); });
@@ -320,6 +323,25 @@ Async<Result<void>> Server::put_logs(std::vector<sched::LogLine> lines) {
     if (!appended.ok() && appended.error().code != Code::kNotFound) co_return appended;
   }
   co_return Result<void>();
+}
+
+// What was uploaded and then not used, or whose removal a crash came before.
+Async<> Server::sweep_blobs() {
+  constexpr auto kUploadMax = std::chrono::hours(48);  // Longer than any URL to upload to holds.
+  while (true) {
+    const Edge* const from = edge.get();
+    auto work = [from, before = loop.now() - kUploadMax] { return from->blobs_older_than(before); };
+    const auto old = co_await run_in(*pool, loop, std::move(work));
+    if (old.ok()) {
+      const auto held = calls->blobs();
+      for (const BlobId blob : *old) {
+        if (!held.contains(blob)) edge->remove_blob(blob);
+      }
+    } else {
+      log.warning("blobs.unswept", {{"why", old.error().message}});
+    }
+    co_await sleep_for(loop, std::chrono::hours(24));
+  }
 }
 
 // For `source`: how the official client and our own reach this server.
@@ -388,6 +410,7 @@ Result<void> Server::serve() {
   }
   PROA_TRY(rpc, rpc::Server::create(loop, *router, {}));
   PROA_TRY_VOID(write_client_env());
+  scope.spawn(sweep_blobs());
   calls->resume();
   apps->resume();
   edge->start(*rpc, {.tcp = OwnedFd(options.listen_fd), .local = OwnedFd(options.local_fd), .containers = OwnedFd(options.containers_fd)});

@@ -77,6 +77,22 @@ TEST(FsBlobs, KeepsBlobsAndPartsOverARestartAndForgetsWhatWasTorn) {
   fs::remove_all(directory);
 }
 
+TEST(FsBlobs, TellsWhatIsOlderThanATime) {
+  RealLoop loop;
+  ThreadPool pool(1);
+  const std::string directory = testing::TempDir() + "/blobs-age";
+  std::filesystem::remove_all(directory);
+  const auto blobs = FsBlobs::open_directory(loop, pool, directory).value();
+  const BlobId one(IdBits{0xff00000000000001, 2});
+  std::optional<Result<Bytes>> stored;
+  Scope scope;
+  scope.spawn([](FsBlobs& into, BlobId id, std::optional<Result<Bytes>>& out) -> Async<> { out = co_await put_bytes(into, id, "bytes"); }(*blobs, one, stored));
+  while (!stored) loop.run_one();
+  ASSERT_TRUE(stored->ok());
+  EXPECT_EQ(blobs->older_than(loop.now() + std::chrono::minutes(1)).value(), std::vector{one});
+  EXPECT_TRUE(blobs->older_than(loop.now() - std::chrono::minutes(1)).value().empty());
+}
+
 class SignedUrl : public testing::Test {
  protected:
   static UrlGrant grant() {

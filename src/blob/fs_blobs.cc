@@ -8,6 +8,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
+#include <chrono>
 #include <cstdio>
 #include <utility>
 
@@ -410,6 +412,27 @@ Async<Result<void>> FsBlobs::remove(BlobId id) {
     return files->remove_parts(id);
   };
   co_return co_await run_in(pool_, loop_, std::move(work));
+}
+
+Result<std::vector<BlobId>> FsBlobs::older_than(Time time) const {
+  std::vector<BlobId> found;
+  for (int shard = 0; shard < 256; ++shard) {
+    char name[3];
+    std::snprintf(name, sizeof name, "%02x", shard);
+    PROA_TRY(const auto files, names_in(files_->root.get(), name));
+    for (const std::string& file : files) {
+      IdBits bits;
+      const auto part = [&](std::size_t from, std::uint64_t& into) {
+        const auto [end, failed] = std::from_chars(file.data() + from, file.data() + from + 16, into, 16);
+        return failed == std::errc() && end == file.data() + from + 16;
+      };
+      if (file.size() != 32 || !part(0, bits.high) || !part(16, bits.low)) continue;
+      struct stat status{};
+      if (::fstatat(files_->root.get(), (std::string(name) + "/" + file).c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) continue;
+      if (Time(std::chrono::seconds(status.st_mtim.tv_sec)) < time) found.emplace_back(bits);
+    }
+  }
+  return found;
 }
 
 Result<OwnedFd> FsBlobs::open_file_of(BlobId id) const { return files_->open_blob(id); }

@@ -7,7 +7,9 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "blob/blob.h"
 #include "rt/loop.h"
@@ -31,6 +33,9 @@ class FsBlobs final : public Blobs {
 
   // The file itself, for reading. Blocking, any thread: for pool work that hands it on, as into the object store.
   Result<OwnedFd> open_file_of(BlobId id) const;
+
+  // Those that were written before `time`, whole ones only. Blocking, any thread.
+  Result<std::vector<BlobId>> older_than(Time time) const;
 
   struct Files;  // The blocking half.
 

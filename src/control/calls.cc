@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "base/check.h"
+#include "control/keys.h"
 
 namespace proa::control {
 namespace {
@@ -37,6 +38,11 @@ struct InputRow {
   }
 };
 
+// A blob of a call; all there is to know is in the key.
+struct BlobOfCall {
+  static void fields(auto&, auto&) {}
+};
+
 void append_big_endian(Bytes& out, std::uint64_t value, int bytes) {
   for (int shift = (bytes - 1) * 8; shift >= 0; shift -= 8) out += static_cast<char>(value >> shift);
 }
@@ -57,6 +63,9 @@ Bytes call_key(CallId id) {
 }
 CallId call_of_key(BytesView key) {
   return CallId(IdBits{read_big_endian(key.substr(0, 8)), read_big_endian(key.substr(8, 8))});
+}
+BlobId blob_of_key(BytesView key) {
+  return BlobId(IdBits{read_big_endian(key.substr(kCallKeyBytes, 8)), read_big_endian(key.substr(kCallKeyBytes + 8, 8))});
 }
 Bytes input_key(InputId id) {
   Bytes key = call_key(id.call);
@@ -201,12 +210,17 @@ Result<void> Calls::load() {
       ++unfinished_[call->about.app];
     }
   }));
-  PROA_TRY_VOID(store_.load(Table::kChunk, [&](BytesView key, BytesView) {
+  PROA_TRY_VOID(store_.load(Table::kCallBlob, [&](BytesView key, BytesView) {
+    Call* owner = key.size() == 2 * kCallKeyBytes ? find(call_of_key(key)) : nullptr;
+    if (owner != nullptr) owner->blobs.push_back(blob_of_key(key));
+  }));
+  PROA_TRY_VOID(store_.load(Table::kChunk, [&](BytesView key, BytesView value) {
     if (key.size() != kCallKeyBytes + 5) return;
     Call* owner = find(call_of_key(key));
     if (owner == nullptr) return;
     auto& highest = key[kCallKeyBytes] == static_cast<char>(Channel::kIn) ? owner->chunks_in : owner->chunks_out;
     highest = std::max(highest, static_cast<std::uint32_t>(read_big_endian(key.substr(kCallKeyBytes + 1))));
+    owner->chunk_bytes += value.size();
   }));
   if (damage) return *damage;
   std::vector<CallId> by_age;
@@ -288,6 +302,7 @@ Result<std::vector<InputId>> Calls::put_inputs(CallId id, std::vector<NewInput> 
     ++call->unfinished;
     ++unfinished_[call->about.app];
     store_input(input_id, input);
+    note_blob(id, *call, given.arguments.payload.blob);
     ledger_.put(Table::kArguments, input_key(input_id), given.arguments);
     const std::size_t bytes = weight(given.arguments);
     arguments_.put(input_id, std::move(given.arguments), bytes, limits_.output_cache_bytes_max);
@@ -315,6 +330,7 @@ Result<void> Calls::retry(InputId id, std::optional<Arguments> arguments, std::u
   ++unfinished_[call->about.app];
   store_input(id, *input);
   if (arguments) {
+    note_blob(id.call, *call, arguments->payload.blob);
     ledger_.put(Table::kArguments, input_key(id), *arguments);
     const std::size_t bytes = weight(*arguments);
     arguments_.put(id, std::move(*arguments), bytes, limits_.output_cache_bytes_max);
@@ -584,6 +600,7 @@ void Calls::settle(InputId id, Call& call, Input& input, FinishedInput finished)
   input.position = static_cast<std::uint32_t>(call.log.size());
   call.touched = loop_.now();
   store_input(id, input);
+  note_blob(id.call, call, finished.outcome.value.blob);
   ledger_.put(Table::kOutput, input_key(id), finished);
   const std::size_t bytes = weight(finished);
   outputs_.put(id, std::move(finished), bytes, limits_.output_cache_bytes_max);
@@ -608,6 +625,13 @@ void Calls::clear_chunks(CallId id, Call& call, Channel channel) {
   auto& highest = channel == Channel::kIn ? call.chunks_in : call.chunks_out;
   for (std::uint32_t index = 1; index <= highest; ++index) ledger_.erase(Table::kChunk, chunk_key(id, channel, index));
   highest = 0;
+  call.chunk_bytes = 0;
+}
+
+void Calls::note_blob(CallId id, Call& call, BlobId blob) {
+  if (blob.empty()) return;
+  call.blobs.push_back(blob);
+  ledger_.put(Table::kCallBlob, call_key(id) + key_of(blob), BlobOfCall());
 }
 
 Result<void> Calls::put_chunks(CallId id, Channel channel, std::vector<Chunk> chunks) {
@@ -619,6 +643,12 @@ Result<void> Calls::put_chunks(CallId id, Channel channel, std::vector<Chunk> ch
     if (chunk.index != std::uint64_t{highest} + 1) {
       return invalid_argument("chunk " + std::to_string(chunk.index) + " came where chunk " + std::to_string(highest + 1) + " was due");
     }
+    if (call->chunk_bytes + chunk.payload.inline_bytes() > limits_.chunk_bytes_per_call_max) {
+      return resource_exhausted("the call " + id.text() + " has streamed " + std::to_string(call->chunk_bytes >> 20) + " MiB, and is kept with no more than " +
+                                std::to_string(limits_.chunk_bytes_per_call_max >> 20) + ": yield less, or several calls");
+    }
+    call->chunk_bytes += chunk.payload.inline_bytes();
+    note_blob(id, *call, chunk.payload.blob);
     ledger_.put(Table::kChunk, chunk_key(id, channel, chunk.index), chunk);
     highest = static_cast<std::uint32_t>(chunk.index);
   }
@@ -651,6 +681,12 @@ Async<Result<std::vector<Calls::Chunk>>> Calls::chunks(CallId id, Channel channe
   co_return out;
 }
 
+std::unordered_set<BlobId> Calls::blobs() const {
+  std::unordered_set<BlobId> held;
+  for (const auto& [id, call] : calls_) held.insert(call.blobs.begin(), call.blobs.end());
+  return held;
+}
+
 Async<> Calls::sweep() {
   while (true) {
     co_await sleep_for(loop_, std::chrono::seconds(30));
@@ -673,6 +709,7 @@ Async<> Calls::expire(CallId id) {
   const auto count = static_cast<std::uint32_t>(call->inputs.size());
   const std::uint32_t chunks_in = call->chunks_in;
   const std::uint32_t chunks_out = call->chunks_out;
+  const std::vector<BlobId> blobs = call->blobs;
   forget_recent(call->about.app, id);
   if (call->changed) call->changed->notify();
   calls_.erase(id);
@@ -688,6 +725,13 @@ Async<> Calls::expire(CallId id) {
   }
   for (std::uint32_t index = 1; index <= chunks_in; ++index) ledger_.erase(Table::kChunk, chunk_key(id, Channel::kIn, index));
   for (std::uint32_t index = 1; index <= chunks_out; ++index) ledger_.erase(Table::kChunk, chunk_key(id, Channel::kOut, index));
+  if (blobs.empty()) co_return;
+  for (const BlobId blob : blobs) ledger_.erase(Table::kCallBlob, call_key(id) + key_of(blob));
+  // Not before nothing names them any more.
+  co_await ledger_.durable();
+  for (const BlobId blob : blobs) {
+    if (drop_blob_) drop_blob_(blob);
+  }
 }
 
 }  // namespace proa::control

@@ -66,6 +66,7 @@ struct CallLimits {
   std::size_t output_cache_bytes_max = 64 << 20;
   std::size_t answer_bytes_max = 64 << 20;
   std::size_t answer_outputs_max = 1000;
+  std::uint64_t chunk_bytes_per_call_max = std::uint64_t{1} << 30;
   std::uint32_t losses_max = 8;  // An input that was lost with its worker so often is given up.
   Duration sync_retention = std::chrono::minutes(10);  // After the last poll of a finished call.
   Duration async_retention = std::chrono::hours(7 * 24);
@@ -170,6 +171,9 @@ class Calls {
   std::size_t unfinished_of(AppId app) const;
   // Called whenever an app's last unfinished input was finished.
   void on_app_idle(std::function<void(AppId)> callback) { app_idle_ = std::move(callback); }
+  std::unordered_set<BlobId> blobs() const;  // That the payloads of calls are in.
+  // Told of each blob of a call that is forgotten, once nothing names it any more.
+  void on_blob_dropped(std::function<void(BlobId)> callback) { drop_blob_ = std::move(callback); }
 
   // For the scheduler.
   InputState state(InputId input) const;
@@ -225,6 +229,8 @@ class Calls {
     std::array<std::uint32_t, kStatuses> by_status{};  // How many inputs have each, kNone apart.
     std::uint32_t chunks_in = 0;   // Highest index.
     std::uint32_t chunks_out = 0;
+    std::uint64_t chunk_bytes = 0;
+    std::vector<BlobId> blobs;  // That its payloads are in.
     std::vector<Input> inputs;
     // Indices in the order in which they finished; kNoIndex where a restart has lost a superseded entry.
     std::vector<std::uint32_t> log;
@@ -243,6 +249,7 @@ class Calls {
   void store_call(CallId id, const Call& call);
   void store_input(InputId id, const Input& input);
   void wake(Call& call);
+  void note_blob(CallId id, Call& call, BlobId blob);
   Signal& changed(Call& call);
   void queue(InputId id, Call& call, Input& input);
   void settle(InputId id, Call& call, Input& input, FinishedInput finished);
@@ -278,6 +285,7 @@ class Calls {
   CallLimits limits_;
   Dispatch* dispatch_ = nullptr;
   std::function<void(AppId)> app_idle_;
+  std::function<void(BlobId)> drop_blob_;
   std::unordered_map<CallId, Call> calls_;
   std::unordered_map<AppId, std::size_t> unfinished_;
   std::unordered_map<AppId, std::deque<CallId>> recent_;  // The last of each app, oldest first.

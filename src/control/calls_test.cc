@@ -458,6 +458,52 @@ TEST_F(CallsTest, ForgetsAFinishedCallSomeTimeAfterItWasLastAskedFor) {
   for (const auto& table : disk.tables) EXPECT_TRUE(table.empty());
 }
 
+TEST_F(CallsTest, DropsTheBlobsOfACallThatIsForgotten) {
+  std::vector<BlobId> dropped;
+  const auto blob = [](std::uint64_t number) { return BlobId(IdBits{9, number}); };
+  const CallId call = create();
+  NewInput given = input(0);
+  given.arguments.payload.blob = blob(1);
+  const InputId id = calls().put_inputs(call, {given}).value().at(0);
+  Calls::Chunk chunk;
+  chunk.index = 1;
+  chunk.payload.blob = blob(2);
+  ASSERT_TRUE(calls().put_chunks(call, Calls::Channel::kOut, {chunk}).ok());
+  calls().mark_leased(id);
+  FinishedInput finished;
+  finished.input = id;
+  finished.outcome.status = Status::kSuccess;
+  finished.outcome.value.blob = blob(3);
+  calls().finish(std::move(finished));
+  EXPECT_EQ(calls().blobs(), (std::unordered_set<BlobId>{blob(1), blob(2), blob(3)}));
+  restart();
+  EXPECT_EQ(calls().blobs(), (std::unordered_set<BlobId>{blob(1), blob(2), blob(3)}));
+  calls().on_blob_dropped([&](BlobId gone) { dropped.push_back(gone); });
+  loop.run_for(minutes(12));
+  settle();
+  std::sort(dropped.begin(), dropped.end());
+  EXPECT_EQ(dropped, (std::vector<BlobId>{blob(1), blob(2), blob(3)}));
+  EXPECT_TRUE(calls().blobs().empty());
+  restart();
+  EXPECT_TRUE(calls().blobs().empty());
+}
+
+TEST_F(CallsTest, KeepsSoManyBytesOfChunksAndNoMore) {
+  limits.chunk_bytes_per_call_max = 10;
+  restart();
+  const CallId call = create();
+  put(call, 0, 1);
+  const auto chunk = [](std::uint64_t index, std::string text) {
+    Calls::Chunk made;
+    made.index = index;
+    made.payload.bytes = std::move(text);
+    return made;
+  };
+  EXPECT_TRUE(calls().put_chunks(call, Calls::Channel::kOut, {chunk(1, "12345"), chunk(2, "12345")}).ok());
+  const auto refused = calls().put_chunks(call, Calls::Channel::kOut, {chunk(3, "1")});
+  ASSERT_EQ(refused.error().code, Code::kResourceExhausted);
+}
+
 TEST_F(CallsTest, DoesNotForgetWhatIsNotDone) {
   const CallId sync = create();
   put(sync, 0, 1);

@@ -43,8 +43,9 @@ enum class Table : std::uint8_t {
   kDeployment = 18,
   kTask = 19,
   kBase = 20,
+  kCallBlob = 21,  // (call, blob): what goes with the call.
 };
-constexpr std::size_t kTables = 21;
+constexpr std::size_t kTables = 22;
 
 struct Write {
   Table table = Table::kMeta;

@@ -18,8 +18,9 @@ namespace {
 // DO NOT CHANGE: these names are in users' files. A table is added at the end, with a new schema version.
 constexpr std::array<const char*, kTables> kTableNames = {
     "meta",  "environment", "app",        "function", "definition", "class",  "call",  "input",       "arguments",  "output", "chunk",
-    "image", "image_step",  "mount",      "secret",   "token",      "idempotency", "content", "deployment", "task",   "base"};
-constexpr int kSchemaVersion = 1;
+    "image", "image_step",  "mount",      "secret",   "token",      "idempotency", "content", "deployment", "task",   "base",
+    "call_blob"};
+constexpr int kSchemaVersion = 2;
 constexpr std::size_t kGroupBytesMax = 16 << 20;
 constexpr std::chrono::seconds kFullDiskPatience(30);
 constexpr std::chrono::milliseconds kFullDiskPause(200);

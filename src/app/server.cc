@@ -172,6 +172,7 @@ struct Server {
   Async<Result<void>> put_logs(std::vector<sched::LogLine> lines);
   Async<Result<cas::Tree>> read_tree(Digest digest);
   Async<> sweep_blobs();
+  Async<> tell(AppId app, control::LogEntry entry);
 
   RealLoop& loop;
   Logger& log;
@@ -285,6 +286,15 @@ Result<void> Server::load() {
   calls->on_app_idle([this](AppId app) { apps->idle(app); });
   scheduler->on_app_stopped([this](AppId app) { apps->stopped(app); });
   scheduler->on_worker_lost([this](WorkerId worker) { steps->worker_lost(worker); });
+  scheduler->on_waiting([this](AppId app, FunctionId function, std::string why) {
+    control::LogEntry entry;
+    entry.function = function;
+    entry.stream = control::LogStream::kInfo;
+    entry.time = loop.now();
+    const control::Function* const known = apps->function(function);
+    entry.text = "Function '" + (known != nullptr ? known->name : function.text()) + "' waits: " + why + "\n";
+    scope.spawn(tell(app, std::move(entry)));
+  });
   scheduler->on_task_changed([this](const sched::TaskView& task) { logs->note(task.app, task.id, task.function, phase_of(task.state)); });
 
   PROA_TRY_VOID(seeds->load(*store));
@@ -323,6 +333,12 @@ Async<Result<void>> Server::put_logs(std::vector<sched::LogLine> lines) {
     if (!appended.ok() && appended.error().code != Code::kNotFound) co_return appended;
   }
   co_return Result<void>();
+}
+
+Async<> Server::tell(AppId app, control::LogEntry entry) {
+  std::vector<control::LogEntry> entries;
+  entries.push_back(std::move(entry));
+  (void)(co_await logs->append(app, std::move(entries)));
 }
 
 // What was uploaded and then not used, or whose removal a crash came before.

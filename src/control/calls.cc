@@ -593,6 +593,7 @@ Async<> Calls::queue_at(InputId id, Time due, std::uint32_t retry_count) {
 }
 
 void Calls::settle(InputId id, Call& call, Input& input, FinishedInput finished) {
+  note_blob(id.call, call, finished.outcome.value.blob);
   PROA_CHECK(input.state != InputState::kDone && input.state != InputState::kAbsent);
   input.state = InputState::kDone;
   set_status(call, input, finished.outcome.status);
@@ -600,7 +601,6 @@ void Calls::settle(InputId id, Call& call, Input& input, FinishedInput finished)
   input.position = static_cast<std::uint32_t>(call.log.size());
   call.touched = loop_.now();
   store_input(id, input);
-  note_blob(id.call, call, finished.outcome.value.blob);
   ledger_.put(Table::kOutput, input_key(id), finished);
   const std::size_t bytes = weight(finished);
   outputs_.put(id, std::move(finished), bytes, limits_.output_cache_bytes_max);

@@ -367,8 +367,21 @@ Async<> Scheduler::tick() {
       if (view) scale_down(waiting, *view);
       const bool wants = !view || waiting.queued > 0 || waiting.leased > 0 || (view && view->autoscaling.containers_min.value_or(0) > waiting.tasks.size());
       if (wants) mark_dirty(function);
+      if (view) tell_waiting(function, waiting, *view);
     }
   }
+}
+
+void Scheduler::tell_waiting(FunctionId function, Pool& waiting, const FunctionView& view) {
+  if (waiting.queued == 0 || !waiting.tasks.empty() || waiting.waiting_for.empty()) {
+    waiting.waiting_since = kNever;
+    return;
+  }
+  const Time now = loop_.now();
+  waiting.waiting_since = std::min(waiting.waiting_since, now);
+  if (now - waiting.waiting_since < config_.waiting_told_after || now - waiting.waiting_told < config_.waiting_told_again) return;
+  waiting.waiting_told = now;
+  if (waiting_) waiting_(view.app, function, waiting.waiting_for);
 }
 
 // --- What workers are told --------------------------------------------------------------------------------

@@ -40,6 +40,8 @@ struct SchedulerConfig {
   Duration worker_lost_after = std::chrono::seconds(10);  // Since its stream broke.
   Duration recovery_grace = std::chrono::seconds(3);      // How long a new server waits for its workers.
   Duration stop_grace = std::chrono::seconds(5);          // From SIGINT to SIGKILL.
+  Duration waiting_told_after = std::chrono::seconds(5);
+  Duration waiting_told_again = std::chrono::seconds(60);
   std::uint32_t lease_surplus = 2;      // Inputs leased beyond what the containers can take at once.
   std::uint32_t init_failures_max = 3;  // In a row, before a deployed function's inputs fail with it.
   std::size_t ended_tasks_kept = 10'000;
@@ -92,6 +94,8 @@ class Scheduler final : public control::Dispatch, public control::AppListener {
   void expect_workers(std::vector<WorkerId> workers);
   // Told of every change of a task.
   void on_task_changed(std::function<void(const TaskView&)> callback) { task_changed_ = std::move(callback); }
+  // Told, again and again, why a function without a single container makes its inputs wait, once that takes a while.
+  void on_waiting(std::function<void(AppId, FunctionId, std::string)> callback) { waiting_ = std::move(callback); }
   // Told when the last container and input of a stopping app are gone.
   void on_app_stopped(std::function<void(AppId)> callback) { app_stopped_ = std::move(callback); }
   void on_worker_joined(std::function<void(WorkerId)> callback) { worker_joined_ = std::move(callback); }
@@ -173,6 +177,8 @@ class Scheduler final : public control::Dispatch, public control::AppListener {
     std::uint32_t init_failures = 0;
     Time next_start;  // Not before, after failures.
     std::string waiting_for;
+    Time waiting_since = kNever;  // Without a container.
+    Time waiting_told;
   };
 
   Pool& pool(FunctionId function) { return pools_[function]; }
@@ -181,6 +187,7 @@ class Scheduler final : public control::Dispatch, public control::AppListener {
   void pump(FunctionId function);
   void lease_inputs(FunctionId function, Pool& pool, const control::FunctionView& view);
   void scale_up(FunctionId function, Pool& pool, const control::FunctionView& view);
+  void tell_waiting(FunctionId function, Pool& pool, const control::FunctionView& view);
   void scale_down(Pool& pool, const control::FunctionView& view);
   void revoke_stranded(FunctionId function, const control::FunctionView& view);
   std::size_t able(const Worker& worker, FunctionId function, const control::FunctionView& view) const;
@@ -221,6 +228,7 @@ class Scheduler final : public control::Dispatch, public control::AppListener {
   SchedulerConfig config_;
   std::function<void(const TaskView&)> task_changed_;
   std::function<void(AppId)> app_stopped_;
+  std::function<void(AppId, FunctionId, std::string)> waiting_;
   std::function<void(WorkerId)> worker_joined_;
   std::function<void(WorkerId)> worker_lost_;
 

@@ -384,6 +384,20 @@ TEST_F(SchedulerTest, DrainsContainersOfAnOlderDefinition) {
   EXPECT_NE(peer.started[0], old);
 }
 
+TEST_F(SchedulerTest, SaysWhyAFunctionWaitsOnceThatTakesAWhile) {
+  std::vector<std::string> told;
+  scheduler().on_waiting([&](AppId, FunctionId, std::string why) { told.push_back(std::move(why)); });
+  put(1);
+  loop.run_for(std::chrono::seconds(4));
+  EXPECT_TRUE(told.empty());
+  loop.run_for(std::chrono::seconds(20));
+  ASSERT_EQ(told.size(), 1U);
+  EXPECT_EQ(told[0], "no worker is connected");
+  join();
+  loop.run_for(std::chrono::seconds(120));
+  EXPECT_EQ(told.size(), 1U) << "a container is on its way";
+}
+
 TEST_F(SchedulerTest, AsksBackLeasesThatNoContainerIsLeftFor) {
   const TaskId task = warm();
   const auto inputs = put(2);

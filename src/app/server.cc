@@ -281,6 +281,12 @@ Result<void> Server::load() {
   environments->listen(*apps);
   environments->listen(*secrets);
   environments->listen(*mounts);
+  apps->set_parts([this](const control::FunctionSpec& spec) -> Result<void> {
+    PROA_TRY_VOID(images->require(spec.image));
+    for (const MountId mount : spec.mounts) PROA_TRY_VOID(mounts->require(mount));
+    for (const SecretId secret : spec.secrets) PROA_TRY_VOID(secrets->require(secret));
+    return {};
+  });
   apps->set_work([this](AppId app) { return calls->unfinished_of(app) > 0; });
   calls->on_blob_dropped([this](BlobId blob) { edge->remove_blob(blob); });
   calls->on_app_idle([this](AppId app) { apps->idle(app); });

@@ -328,6 +328,7 @@ Result<FunctionId> Apps::reserve_function(AppId app, const std::string& name, Fu
 }
 
 Result<Declared> Apps::declare_function(AppId app, FunctionSpec spec, FunctionId existing) {
+  if (check_parts_) PROA_TRY_VOID(check_parts_(spec));
   if (existing.empty()) {
     PROA_TRY(existing, reserve_function(app, spec.name, existing, {}));
   }

@@ -223,6 +223,8 @@ class Apps final : public FunctionBook, public EnvironmentListener {
   void add_face(std::string face, const VariantOptions& options) { faces_[std::move(face)] = &options; }
   // Whether anything of an app is still to be done. Without it nothing ever is.
   void set_work(std::function<bool(AppId)> has_work) { has_work_ = std::move(has_work); }
+  // Says whether all that a declaration names is there; kNotFound and the like go to whoever declares.
+  void set_parts(std::function<Result<void>(const FunctionSpec&)> check) { check_parts_ = std::move(check); }
 
   // Once, before anything else: reads what is stored.
   Result<void> load(store::Store& store);
@@ -339,6 +341,7 @@ class Apps final : public FunctionBook, public EnvironmentListener {
   std::vector<AppListener*> listeners_;
   std::map<std::string, const VariantOptions*, std::less<>> faces_;
   std::function<bool(AppId)> has_work_;
+  std::function<Result<void>(const FunctionSpec&)> check_parts_;
 
   std::unordered_map<AppId, App> apps_;
   std::unordered_map<AppId, Members> members_;

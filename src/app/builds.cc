@@ -56,7 +56,12 @@ Async<Result<image::ImageRecord>> Builds::build(control::Image image, control::B
     PROA_CO_TRY(request.registry_credentials, secrets_.use(image.registry_secret));
   }
   LineLog log(lines);
-  co_return co_await builder_->build(std::move(request), log);
+  PROA_CO_TRY(image::ImageRecord record, co_await builder_->build(std::move(request), log));
+  if (after_build_) {
+    const Result<void> done = co_await after_build_(record, log);
+    if (!done.ok()) log.write(image::LogStream::kStderr, "WARNING: functions cannot run in this image yet: " + done.error().message + "\n");
+  }
+  co_return record;
 }
 
 Async<Result<std::optional<Digest>>> Builds::find(Digest key) { co_return images_->find_step(key); }

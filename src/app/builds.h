@@ -4,6 +4,7 @@
 // values, the steps that earlier builds made.
 #pragma once
 
+#include <functional>
 #include <memory>
 
 #include "cas/object_store.h"
@@ -20,6 +21,10 @@ class Builds final : public control::ImageBuilder, public image::StepCache {
       : loop_(loop), pool_(pool), objects_(objects), bases_(bases), secrets_(secrets) {}
   // Before the first build.
   void set_images(control::Images& images) { images_ = &images; }
+  // Called with each image that was built, before its build ends. What fails in it is said in the build's log and
+  // fails nothing.
+  using AfterBuild = std::function<Async<Result<void>>(image::ImageRecord, image::BuildLog&)>;
+  void set_after_build(AfterBuild after) { after_build_ = std::move(after); }
   void set_runner(image::StepRunner& runner, image::BuilderConfig config);
 
   Async<Result<image::ImageRecord>> build(control::Image image, control::BuildLines& lines) override;
@@ -35,6 +40,7 @@ class Builds final : public control::ImageBuilder, public image::StepCache {
   image::BaseResolver& bases_;
   control::Secrets& secrets_;
   control::Images* images_ = nullptr;
+  AfterBuild after_build_;
   std::unique_ptr<image::Builder> builder_;
 };
 

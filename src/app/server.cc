@@ -171,6 +171,7 @@ struct Server {
   Result<void> write_client_env();
   Async<Result<void>> put_logs(std::vector<sched::LogLine> lines);
   Async<Result<cas::Tree>> read_tree(Digest digest);
+  Async<Result<void>> prepare_client(image::ImageRecord record, image::BuildLog& build_log);
   Async<> sweep_blobs();
   Async<> tell(AppId app, control::LogEntry entry);
 
@@ -263,6 +264,7 @@ Result<void> Server::load() {
   builds = std::make_unique<Builds>(loop, *pool, *objects, *seeds, *secrets);
   images = std::make_unique<control::Images>(loop, random, *ledger, *builds, log, control::Images::Config());
   builds->set_images(*images);
+  builds->set_after_build([this](image::ImageRecord record, image::BuildLog& build_log) { return prepare_client(std::move(record), build_log); });
   logs = std::make_unique<control::Logs>(loop, *ledger, *log_store, *apps, log, control::Logs::Config());
   calls = std::make_unique<control::Calls>(loop, random, *ledger, *store, *apps, log, control::CallLimits());
   planner = std::make_unique<Planner>(Planner::Parts{loop, *pool, *objects, *apps, *environments, *images, *mounts, *secrets});
@@ -317,6 +319,14 @@ Async<Result<cas::Tree>> Server::read_tree(Digest digest) {
   cas::ObjectStore* const from = objects.get();
   auto work = [from, digest] { return from->get_tree(digest); };
   return run_in(*pool, loop, std::move(work));
+}
+
+// What functions need in an image is made when the image is, so that no container waits for it.
+Async<Result<void>> Server::prepare_client(image::ImageRecord record, image::BuildLog& build_log) {
+  const std::string mount = api::modal::dependencies_mount(record.builder_version, record.runtime.python_tag, record.runtime.libc == image::Libc::kMusl);
+  if (mount.empty()) co_return Result<void>();
+  PROA_CO_TRY_VOID(co_await seeds->make_ready(mount, build_log));
+  co_return Result<void>();
 }
 
 Async<Result<void>> Server::put_logs(std::vector<sched::LogLine> lines) {

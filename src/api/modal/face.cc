@@ -12,6 +12,13 @@ constexpr const char* kArgumentsFile = "modal-arguments.pb";
 
 }  // namespace
 
+std::string dependencies_mount(const std::string& builder_version, const std::string& python_tag, bool musl) {
+  // Up to 2024.10 the image's own recipe installs them.
+  if (builder_version <= "2024.10" || python_tag.empty()) return "";
+  const std::string tag = python_tag.starts_with("c") ? python_tag : "cp" + python_tag;
+  return builder_version + "-" + tag + "-" + (musl ? "musllinux_1_2-x86_64" : "manylinux_2_17-x86_64");
+}
+
 Result<pb::ContainerArguments> ModalFace::arguments(const control::RunnerQuestion& question) const {
   PROA_TRY(const control::Function* function, apps_.require(question.function));
   const control::App* app = apps_.find(function->app);
@@ -59,11 +66,8 @@ Async<Result<control::RunnerPlan>> ModalFace::runner(control::RunnerQuestion que
       {"PYTHONPATH", "/pkg:/root"},
       {"PYTHONUNBUFFERED", "1"},
   };
-  // From 2025.06 on the client's dependencies are not in the image, but in a mount for its Python.
-  if (question.image_builder_version > "2024.10") {
-    const std::string tag = question.python_tag.substr(0, 1) == "c" ? question.python_tag : "cp" + question.python_tag;
-    const std::string platform = question.musl ? "musllinux_1_2-x86_64" : "manylinux_2_17-x86_64";
-    PROA_CO_TRY(const Digest dependencies, co_await global_.find(question.image_builder_version + "-" + tag + "-" + platform));
+  if (const std::string mount = dependencies_mount(question.image_builder_version, question.python_tag, question.musl); !mount.empty()) {
+    PROA_CO_TRY(const Digest dependencies, co_await global_.find(mount));
     plan.trees.push_back(dependencies);
   }
   co_return plan;

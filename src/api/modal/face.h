@@ -11,6 +11,10 @@
 
 namespace proa::api::modal {
 
+// The mount that holds what the client needs in an image of this builder version, Python and C library;
+// "" if the image has it itself, or no Python.
+std::string dependencies_mount(const std::string& builder_version, const std::string& python_tag, bool musl);
+
 class ModalFace final : public control::Face {
  public:
   ModalFace(control::Apps& apps, const Handles& handles, control::GlobalMounts& global) : apps_(apps), handles_(handles), global_(global) {}

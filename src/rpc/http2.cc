@@ -423,6 +423,7 @@ struct Callbacks {
 
   static int frame_send(nghttp2_session* session, const nghttp2_frame* frame, void* user) {
     Connection& connection = of(user);
+    if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR) connection.is_faulty_ = true;
     if (!is_server(connection)) return 0;
     if (frame->hd.type == NGHTTP2_RST_STREAM) {
       const std::uint32_t code = frame->rst_stream.error_code;
@@ -550,6 +551,8 @@ void Connection::turn(Work work) {
   work();
   settle();
   flush();
+  // A peer that broke the rules has been told so. nghttp2 would still serve the calls it has.
+  if (!closed_ && is_faulty_) close("the other side broke the rules of HTTP/2");
   if (!closed_ && !blocked_ && nghttp2_session_want_read(session_) == 0 && nghttp2_session_want_write(session_) == 0) {
     close("the connection has ended");
   }

@@ -274,6 +274,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool blocked_ = false;
   bool closed_ = false;
   bool told_closed_ = false;
+  bool is_faulty_ = false;
   bool heard_ = false;
   bool pinged_ = false;
   std::string why_closed_;

@@ -524,7 +524,10 @@ TEST_F(RpcTest, APeerThatResetsMoreCallsThanItMayHaveLosesItsConnection) {
   for (int i = 0; i < 5000 && !parked; ++i) {
     const int before = handler_.started;
     const auto stream = client_->stream("/t/Park");
-    run_until([&] { return handler_.started > before || parked.has_value(); });
+    std::optional<Ending> ended;  // The last one ends with the connection.
+    Scope scope;
+    scope.spawn(keep(stream->ended(), ended));
+    run_until([&] { return handler_.started > before || ended.has_value(); });
   }
   ASSERT_TRUE(parked.has_value());
   EXPECT_EQ(parked->error().code, Code::kUnavailable);
@@ -662,10 +665,10 @@ const ConnectionInfo kStranger{.kind = ConnectionInfo::Kind::kTcp, .address = "1
 
 TEST_F(RpcTest, WhoeverDoesNotSpeakGrpcIsToldSoInHttp) {
   RawPeer peer(*server_, kStranger);
-  peer.say(RawPeer::frame(1, 5, 1, RawPeer::field(":method", "GET") + RawPeer::field(":scheme", "http") + RawPeer::field(":path", "/")));
+  peer.say(RawPeer::frame(1, 5, 1, RawPeer::field(":method", "GET") + RawPeer::field(":scheme", "http") + RawPeer::field(":path", "/") + RawPeer::field(":authority", "a")));
   peer.say(RawPeer::frame(1, 4, 3,
                           RawPeer::field(":method", "POST") + RawPeer::field(":scheme", "http") + RawPeer::field(":path", "/") +
-                              RawPeer::field("content-type", "application/grpc-web")));
+                              RawPeer::field(":authority", "a") + RawPeer::field("content-type", "application/grpc-web")));
   run_until([&] {
     peer.listen();
     return peer.has_ended(1) && peer.has_ended(3);

@@ -49,7 +49,8 @@ class Echo final : public Handler {
   const auto server = std::move(Server::create(loop, echo)).value();
   Acceptor acceptor(
       loop,
-      {.grpc = [&](OwnedFd fd, ConnectionInfo info) { (void)server->add_connection(fd.release(), std::move(info)).ok(); },
+      {.grpc = [&](OwnedFd fd,
+                   ConnectionInfo info) { (void)server->add_connection(fd.release(), std::move(info)).ok(); },
        .http = {},
        .tls = {}},
       log);

@@ -168,12 +168,11 @@ void Exchange::submit(http2::Connection& connection) {
   head.push_back(channel_->options.tls ? http2::constant_field(":scheme", "https")
                                        : http2::constant_field(":scheme", "http"));
   head.push_back(http2::field(":path", method_));
-  const std::string authority =
-      channel_->address.path.empty() ? channel_->address.text : channel_->address.host;
+  const std::string authority = channel_->address.path.empty() ? channel_->address.text : channel_->address.host;
   head.push_back(http2::field(":authority", authority));
   head.push_back(http2::constant_field("te", "trailers"));
   head.push_back(http2::constant_field("content-type", "application/grpc"));
-  head.push_back(http2::constant_field("user-agent", "grpc-c++-proa/1"));
+  head.push_back(http2::constant_field("user-agent", "proa/1"));
   std::string timeout;
   if (options_.deadline != kNever) {
     timeout = http2::encode_timeout(options_.deadline - channel_->loop.now());
@@ -224,8 +223,11 @@ Ending Exchange::ending_of_fields() {
   }
   if (code < 0) {
     // Whoever answers without gRPC is no server of ours, but perhaps something before it.
-    const bool is_away = http_status_ == "429" || http_status_ == "502" || http_status_ == "503" || http_status_ == "504";
-    ending.status = Error{is_away ? Code::kUnavailable : http_status_ == "200" ? Code::kInternal : Code::kUnknown,
+    const bool is_away =
+        http_status_ == "429" || http_status_ == "502" || http_status_ == "503" || http_status_ == "504";
+    ending.status = Error{is_away                 ? Code::kUnavailable
+                          : http_status_ == "200" ? Code::kInternal
+                                                  : Code::kUnknown,
                           "the server ended the call without a status of gRPC's (HTTP " + http_status_ + ")"};
   } else if (code != 0) {
     if (code > static_cast<int>(Code::kUnauthenticated)) code = static_cast<int>(Code::kUnknown);
@@ -253,10 +255,10 @@ void Exchange::on_events(unsigned events) {
   if (done_) return;
   if ((events & kLate) != 0) return end_early(deadline_exceeded(kDeadlineText));
   if (fault() != Fault::kNone) {
-    return end_early(fault() == Fault::kTooBig
-                         ? resource_exhausted("the server's message of " + std::to_string(message_size()) +
-                                              " bytes is too big")
-                         : internal_error("the server's message is compressed, which was not asked for"));
+    return end_early(
+        fault() == Fault::kTooBig
+            ? resource_exhausted("the server's message of " + std::to_string(message_size()) + " bytes is too big")
+            : internal_error("the server's message is compressed, which was not asked for"));
   }
   const bool has_ended = remote_done() && (events & (kReadable | kClosed)) != 0;
   if (shape_ == Shape::kUnary && has_message()) {
@@ -426,7 +428,8 @@ void ChannelState::connect() {
 }
 
 Result<std::unique_ptr<TlsWire>> ChannelState::tls_wire() const {
-  return TlsWire::create(options.tls->ca_pem, options.tls->server_name.empty() ? address.host : options.tls->server_name);
+  return TlsWire::create(options.tls->ca_pem,
+                         options.tls->server_name.empty() ? address.host : options.tls->server_name);
 }
 
 // Nothing after open() or failed(), either of which may end it.
@@ -597,8 +600,7 @@ Async<Result<Bytes>> Client::unary(std::string method, Bytes request, CallOption
 }
 
 std::unique_ptr<Stream> Client::stream(std::string method, CallOptions options) {
-  auto exchange =
-      std::make_shared<Exchange>(state_, Exchange::Shape::kStream, std::move(method), std::move(options));
+  auto exchange = std::make_shared<Exchange>(state_, Exchange::Shape::kStream, std::move(method), std::move(options));
   exchange->begin();
   return std::make_unique<Stream>(std::move(exchange));
 }

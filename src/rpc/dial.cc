@@ -66,8 +66,9 @@ Result<Address> Address::parse(const std::string& text) {
   if (address.host.starts_with('[') && address.host.ends_with(']')) {
     address.host = address.host.substr(1, address.host.size() - 2);
   }
-  const bool is_number = !address.port.empty() && address.port.size() <= 5 &&
-                         std::all_of(address.port.begin(), address.port.end(), [](char c) { return c >= '0' && c <= '9'; });
+  const bool is_number =
+      !address.port.empty() && address.port.size() <= 5 &&
+      std::all_of(address.port.begin(), address.port.end(), [](char c) { return c >= '0' && c <= '9'; });
   if (address.host.empty() || !is_number) return wrong();
   return address;
 }

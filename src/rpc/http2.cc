@@ -21,7 +21,7 @@ constexpr std::size_t kCopyBelow = 16 << 10;
 // A message is given all its memory at once only after so much of it has come.
 constexpr std::size_t kTrusted = 1 << 20;
 constexpr std::size_t kKeptBytes = 16 << 10;  // An idle stream or connection keeps no bigger buffer.
-constexpr std::size_t kSpentChunksMax = 32;  // Sent, and still in the list.
+constexpr std::size_t kSpentChunksMax = 32;   // Sent, and still in the list.
 // What one connection may do in a turn before the others have theirs.
 constexpr int kReadsInTurn = 8;
 constexpr int kWritesInTurn = 8;

@@ -582,8 +582,15 @@ class RawPeer {
 
   static std::string frame(int type, int flags, int stream, const std::string& payload) {
     const std::size_t size = payload.size();
-    const std::array<int, 9> head = {static_cast<int>(size >> 16), static_cast<int>(size >> 8), static_cast<int>(size),
-                                     type, flags, stream >> 24, stream >> 16, stream >> 8, stream};
+    const std::array<int, 9> head = {static_cast<int>(size >> 16),
+                                     static_cast<int>(size >> 8),
+                                     static_cast<int>(size),
+                                     type,
+                                     flags,
+                                     stream >> 24,
+                                     stream >> 16,
+                                     stream >> 8,
+                                     stream};
     std::string bytes;
     for (const int byte : head) bytes += static_cast<char>(byte);
     return bytes + payload;
@@ -616,7 +623,8 @@ class RawPeer {
       const auto byte = [&](std::size_t at) { return std::size_t{static_cast<unsigned char>(in_[at])}; };
       const std::size_t size = byte(0) << 16 | byte(1) << 8 | byte(2);
       if (in_.size() < 9 + size) break;
-      take(static_cast<int>(byte(3)), static_cast<int>(byte(4)), static_cast<int>(byte(7) << 8 | byte(8)), in_.substr(9, size));
+      take(static_cast<int>(byte(3)), static_cast<int>(byte(4)), static_cast<int>(byte(7) << 8 | byte(8)),
+           in_.substr(9, size));
       in_.erase(0, 9 + size);
     }
   }
@@ -665,10 +673,13 @@ const ConnectionInfo kStranger{.kind = ConnectionInfo::Kind::kTcp, .address = "1
 
 TEST_F(RpcTest, WhoeverDoesNotSpeakGrpcIsToldSoInHttp) {
   RawPeer peer(*server_, kStranger);
-  peer.say(RawPeer::frame(1, 5, 1, RawPeer::field(":method", "GET") + RawPeer::field(":scheme", "http") + RawPeer::field(":path", "/") + RawPeer::field(":authority", "a")));
+  peer.say(RawPeer::frame(1, 5, 1,
+                          RawPeer::field(":method", "GET") + RawPeer::field(":scheme", "http") +
+                              RawPeer::field(":path", "/") + RawPeer::field(":authority", "a")));
   peer.say(RawPeer::frame(1, 4, 3,
-                          RawPeer::field(":method", "POST") + RawPeer::field(":scheme", "http") + RawPeer::field(":path", "/") +
-                              RawPeer::field(":authority", "a") + RawPeer::field("content-type", "application/grpc-web")));
+                          RawPeer::field(":method", "POST") + RawPeer::field(":scheme", "http") +
+                              RawPeer::field(":path", "/") + RawPeer::field(":authority", "a") +
+                              RawPeer::field("content-type", "application/grpc-web")));
   run_until([&] {
     peer.listen();
     return peer.has_ended(1) && peer.has_ended(3);
@@ -688,8 +699,10 @@ TEST_F(RpcTest, MessagesMayComeInAnyPiecesAndTheirFaultsAreNamed) {
     loop_.post([] {});
     for (int i = 0; i < 3; ++i) loop_.run_one();
   }
-  peer.say(RawPeer::frame(1, 4, 3, RawPeer::request("/t/Echo")) + RawPeer::frame(0, 1, 3, std::string("\1\0\0\0\1x", 6)));
-  peer.say(RawPeer::frame(1, 4, 5, RawPeer::request("/t/Echo")) + RawPeer::frame(0, 1, 5, std::string("\0\0\0\0\5he", 7)));
+  peer.say(RawPeer::frame(1, 4, 3, RawPeer::request("/t/Echo")) +
+           RawPeer::frame(0, 1, 3, std::string("\1\0\0\0\1x", 6)));
+  peer.say(RawPeer::frame(1, 4, 5, RawPeer::request("/t/Echo")) +
+           RawPeer::frame(0, 1, 5, std::string("\0\0\0\0\5he", 7)));
   peer.say(RawPeer::frame(1, 5, 7, RawPeer::request("/t/Echo")));
   peer.say(RawPeer::frame(1, 4, 9, RawPeer::request("/t/Echo") + RawPeer::field("grpc-timeout", "soon")));
   run_until([&] {
@@ -708,7 +721,8 @@ TEST_F(RpcTest, CallsThatAreResetInTheSameBreathNeverBegin) {
   RawPeer peer(*server_, kStranger);
   std::string bytes;
   for (int i = 0; i < 500; ++i) {
-    bytes += RawPeer::frame(1, 4, 2 * i + 1, RawPeer::request("/t/Park")) + RawPeer::frame(3, 0, 2 * i + 1, std::string("\0\0\0\10", 4));
+    bytes += RawPeer::frame(1, 4, 2 * i + 1, RawPeer::request("/t/Park")) +
+             RawPeer::frame(3, 0, 2 * i + 1, std::string("\0\0\0\10", 4));
   }
   bytes += RawPeer::frame(1, 5, 2001, RawPeer::request("/t/Refused"));
   ASSERT_TRUE(peer.say(bytes));
@@ -748,7 +762,8 @@ TEST_F(RpcTest, FloodsOfFramesEndTheConnection) {
     // Each breaks a rule, and makes the server reset a stream.
     RawPeer peer(*server_, kStranger);
     for (int i = 0; i < 5000 && !peer.is_gone(); ++i) {
-      peer.say(RawPeer::frame(1, 4, 2 * i + 1, RawPeer::request("/t/Park")) + RawPeer::frame(8, 0, 2 * i + 1, std::string(4, '\0')));
+      peer.say(RawPeer::frame(1, 4, 2 * i + 1, RawPeer::request("/t/Park")) +
+               RawPeer::frame(8, 0, 2 * i + 1, std::string(4, '\0')));
       peer.listen();
       loop_.post([] {});
       loop_.run_one();

@@ -67,7 +67,9 @@ struct CallState final : http2::Stream {
   enum class Alone : std::uint8_t { kYes, kNo };  // Whether nothing else is said in the answer.
   void submit_end(Alone alone);
   void fail_soon() { notify(kReadable); }
-  std::string_view text(std::size_t at, std::size_t size) const { return std::string_view(fields_text).substr(at, size); }
+  std::string_view text(std::size_t at, std::size_t size) const {
+    return std::string_view(fields_text).substr(at, size);
+  }
   static Async<> run(std::shared_ptr<CallState> self);
 
   void on_field(std::string_view name, std::string_view value) override;
@@ -171,7 +173,7 @@ CallState::CallState(ServerState& owner, std::shared_ptr<const ConnectionInfo> f
     : Stream(owner.options.message_bytes_max), server(owner), info(std::move(from)) {}
 
 void CallState::on_field(std::string_view name, std::string_view value) {
-  if (fields_done) return;  // Trailers of a request mean nothing in gRPC.
+  if (fields_done) return;               // Trailers of a request mean nothing in gRPC.
   constexpr std::size_t kOverhead = 32;  // As HTTP/2 counts.
   fields_bytes += name.size() + value.size() + kOverhead;
   if (fields_bytes > server.options.metadata_bytes_max) {
@@ -498,6 +500,8 @@ Async<Result<std::optional<Bytes>>> ServerCall::read(Duration patience) {
   CallState& state = state_;
   PROA_CHECK(!state.reader);
   if (!state.has_message() && state.budget && !state.budget->has_room()) co_await state.budget->room();
+  // The peer has gone, and the call is about to end where it waits: that is not the end of what it had to say.
+  if (state.connection() == nullptr) co_await Waiter{state.reader};
   if (!state.want()) {
     const PendingRead pending(state);
     TimerGuard guard{state.server.loop};

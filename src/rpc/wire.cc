@@ -197,8 +197,8 @@ Result<std::unique_ptr<TlsWire>> TlsWire::create(const std::string& ca_pem, cons
   OwnedSsl ssl(SSL_new(context.get()));
   if (!ssl) return internal_error("OpenSSL gave no connection: " + last_error());
   std::array<unsigned char, sizeof(in6_addr)> address{};
-  const bool is_address =
-      ::inet_pton(AF_INET, name.c_str(), address.data()) == 1 || ::inet_pton(AF_INET6, name.c_str(), address.data()) == 1;
+  const bool is_address = ::inet_pton(AF_INET, name.c_str(), address.data()) == 1 ||
+                          ::inet_pton(AF_INET6, name.c_str(), address.data()) == 1;
   if (is_address) {
     X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl.get()), name.c_str());
   } else {

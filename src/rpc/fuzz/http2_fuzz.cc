@@ -45,7 +45,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const auto server = std::move(rpc::Server::create(loop, echo, options)).value();
   std::array<int, 2> ends{};
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends.data()) != 0) return 0;
-  if (!server->add_connection(ends[1], {.kind = rpc::ConnectionInfo::Kind::kTcp, .address = "192.0.2.1:1"}).ok()) return 0;
+  if (!server->add_connection(ends[1], {.kind = rpc::ConnectionInfo::Kind::kTcp, .address = "192.0.2.1:1"}).ok())
+    return 0;
   const auto turn = [&] {
     loop.post([] {});
     loop.run_one();

@@ -15,12 +15,12 @@ def begun() -> float:
     return time.time()
 
 
-@app.function()
+@app.function(scaledown_window=2)
 def nothing(x: int) -> int:
     return x
 
 
-@app.function()
+@app.function(scaledown_window=2)
 def floors(rounds: int) -> dict:
     """In a container: how long a fresh Python takes, and one that imports what runs functions. Seconds, sorted."""
     def take(code: str) -> list[float]:

@@ -19,6 +19,7 @@ class ByteBudget {
 
   // Waits until something is free. One message may go over, since its size is known only once it is there.
   Async<> room();
+  bool has_room() const { return used_ < bytes_max_; }
   void take(std::size_t bytes) { used_ += bytes; }
   void give(std::size_t bytes);
   std::size_t used() const { return used_; }

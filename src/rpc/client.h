@@ -3,8 +3,11 @@
 // rpc::Client: gRPC calls as bytes, from a loop: unary, and streams of any shape. One client is one connection,
 // made when first needed and made again when it is lost; nothing is retried for the caller.
 //
-// On the loop only. Destroying the Async of a call, or a Stream, cancels it at the server. A Client that goes before
-// its calls have ended cancels them, and waits until gRPC has let go of them.
+// On the loop only. Destroying the Async of a call, or a Stream, cancels it at the server. The calls of a Client that
+// goes end with kCancelled.
+//
+// A call is sent once the server has said its first word on a connection. kUnavailable is all that is known of one that
+// was cut off: it may have reached the server, or not.
 #pragma once
 
 #include <memory>
@@ -15,7 +18,7 @@
 
 #include "base/bytes.h"
 #include "base/result.h"
-#include "rt/loop.h"
+#include "rt/real_loop.h"
 
 namespace proa::rpc {
 
@@ -27,7 +30,7 @@ struct ClientTls {
 };
 
 struct ClientOptions {
-  std::string address;  // "host:port", "[::1]:port" or "unix:/path".
+  std::string address;  // "host:port", "[::1]:port", "unix:/path" or "unix-abstract:name".
   std::optional<ClientTls> tls;
   // How soon a server that went away without a word is noticed. 0 is off (unix sockets need none).
   Duration keepalive_time = std::chrono::seconds(20);
@@ -56,12 +59,12 @@ struct UnaryReply {
 
 namespace client_detail {
 struct ChannelState;
-class StreamReactor;
+class Exchange;
 }  // namespace client_detail
 
 class Stream {
  public:
-  explicit Stream(std::shared_ptr<client_detail::StreamReactor> reactor) : reactor_(std::move(reactor)) {}
+  explicit Stream(std::shared_ptr<client_detail::Exchange> exchange) : exchange_(std::move(exchange)) {}
   ~Stream();  // Cancels, unless it has ended.
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
@@ -75,13 +78,13 @@ class Stream {
   void cancel();
 
  private:
-  std::shared_ptr<client_detail::StreamReactor> reactor_;
+  std::shared_ptr<client_detail::Exchange> exchange_;
 };
 
 class Client {
  public:
   // Does not connect. kInvalidArgument for an address that is none.
-  static Result<std::unique_ptr<Client>> create(Loop& loop, ClientOptions options);
+  static Result<std::unique_ptr<Client>> create(RealLoop& loop, ClientOptions options);
   ~Client();
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;

@@ -1,26 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "rpc/server.h"
 
-#include <fcntl.h>
-#include <grpcpp/generic/async_generic_service.h>
-#include <grpcpp/server.h>
-#include <grpcpp/server_builder.h>
-#include <grpcpp/server_posix.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <algorithm>
-#include <charconv>
+#include <array>
+#include <coroutine>
+#include <limits>
 #include <mutex>
 #include <unordered_map>
 
 #include "base/check.h"
 #include "base/fd.h"
-#include "rpc/grpc_bytes.h"
+#include "rpc/http2.h"
 #include "rpc/waiter.h"
 
 namespace proa::rpc {
@@ -31,18 +20,12 @@ namespace {
 constexpr std::size_t kMessageBytesMax = 6000;
 // What a read that waits for its message counts for: little, so that parked streams do not use a budget up.
 constexpr std::size_t kPendingReadBytes = 4096;
-// Descriptor numbers name connections to gRPC ("fd:17"). A number is not given to a peer of another kind before
-// calls of its last owner, already on their way to us, must have arrived.
-constexpr Duration kNumberRest = std::chrono::seconds(10);
-constexpr int kFirstNumber = 32;
-constexpr int kLastNumber = 1 << 17;
-
-Time time_of(std::chrono::system_clock::time_point point) {
-  // gRPC gives "no deadline" as a time far away, which must not overflow.
-  const auto year = std::chrono::hours(24 * 365);
-  if (point > std::chrono::system_clock::now() + 100 * year) return kNever;
-  return std::chrono::time_point_cast<Duration>(point);
-}
+// Of a connection: what its calls may send together before anybody reads. Our own processes carry many callers' calls
+// on one connection, where one who is not read must not stand in the way of the others.
+constexpr std::int32_t kWindowBytes = 16 << 20;
+constexpr std::int32_t kLocalWindowBytes = 256 << 20;
+// How often a peer may reset calls: all it may have at once, and then as many each second as no honest one will.
+constexpr std::uint64_t kResetsPerSecond = 1'000;
 
 std::string host_of(const std::string& address) { return address.substr(0, address.rfind(':')); }
 
@@ -51,358 +34,412 @@ std::string counted_by(const ConnectionInfo& info) {
   return info.kind == ConnectionInfo::Kind::kContainer ? info.task : host_of(info.address);
 }
 
+// "application/grpc", with what may follow it.
+bool is_grpc(std::string_view content_type) {
+  constexpr std::string_view kGrpc = "application/grpc";
+  if (!content_type.starts_with(kGrpc)) return false;
+  content_type.remove_prefix(kGrpc.size());
+  return content_type.empty() || content_type.front() == '+' || content_type.front() == ';';
+}
+
+const nghttp2_nv kHttpOk = http2::constant_field(":status", "200");
+const nghttp2_nv kContentType = http2::constant_field("content-type", "application/grpc");
+
 }  // namespace
 
-class Reactor;
+class ServerConnection;
 
-// A call between gRPC and its coroutine. Created by a thread of gRPC, from begin() on used on the loop only.
-struct CallState : std::enable_shared_from_this<CallState> {
-  explicit CallState(ServerState& owner) : server(owner) {}
-  ~CallState() {
+// A call between its stream and its coroutine.
+struct CallState final : http2::Stream {
+  CallState(ServerState& owner, std::shared_ptr<const ConnectionInfo> from);
+  ~CallState() override {
     if (budget) budget->give(budget_used);
   }
 
-  void begin(Handler& handler);
-  void cancelled();
+  void begin();
+  Result<void> check() const;
   void finish(Result<void> result);
-  void read_done(bool ok);
-  void write_done(bool ok);
-  static Async<> run(std::shared_ptr<CallState> self, Handler& handler);
+  // The handler is destroyed where it waits.
+  void cut(Error why);
+  void write(Bytes message);
+  void respond();
+  void respond_with_http(std::string_view code);
+  enum class Alone : std::uint8_t { kYes, kNo };  // Whether nothing else is said in the answer.
+  void submit_end(Alone alone);
+  void fail_soon() { notify(kReadable); }
+  std::string_view text(std::size_t at, std::size_t size) const {
+    return std::string_view(fields_text).substr(at, size);
+  }
+  static Async<> run(std::shared_ptr<CallState> self);
+
+  void on_field(std::string_view name, std::string_view value) override;
+  void on_fields_end() override;
+  bool submit_trailers() override;
+  void on_events(unsigned events) override;
 
   ServerState& server;
-  // Both belong to gRPC and are valid until finish() has been called, which happens exactly once.
-  Reactor* reactor = nullptr;
-  grpc::GenericCallbackServerContext* context = nullptr;
+  std::shared_ptr<const ConnectionInfo> info;
 
+  struct Field {
+    std::uint32_t name_at;
+    std::uint32_t name_size;
+    std::uint32_t value_at;
+    std::uint32_t value_size;
+  };
+  // The metadata, all texts in one: it is not touched once the handler runs.
+  std::string fields_text;
+  std::vector<Field> fields;
+  std::size_t fields_bytes = 0;
+  bool fields_done = false;
+  bool fields_too_big = false;
+  bool fields_bad = false;
+  bool is_post = false;
   std::string method;
   std::string host;
-  std::shared_ptr<const ConnectionInfo> connection;
+  std::string content_type;
+  std::string encoding;
+  std::string timeout;
   Time deadline = kNever;
+
   ServerCall call{*this};
   std::shared_ptr<ByteBudget> budget;
   std::size_t budget_used = 0;
-
-  // Filled by gRPC's thread before it posts.
-  Bytes incoming;
-
   std::coroutine_handle<> reader;
-  bool read_pending = false;
-  bool read_ok = false;
-  bool unread = false;  // A read is over that nobody waited for any more.
-  bool at_end = false;  // The peer has sent all.
   std::coroutine_handle<> writer;
-  bool write_pending = false;
-  bool write_ok = false;
 
+  bool begun = false;
   bool finished = false;
-  std::optional<Result<void>> finish_after_write;
+  bool responded = false;
   std::optional<Bytes> last;
+  Result<void> status;
   Bytes status_details;
-  std::vector<std::pair<std::string, std::string>> trailers;
+  http2::Fields trailers;
 
   // Last, so that the coroutine goes before what it uses.
   Scope scope;
 };
 
-class Reactor final : public grpc::ServerGenericBidiReactor {
- public:
-  explicit Reactor(std::shared_ptr<CallState> state) : state_(std::move(state)) {}
-  void OnReadDone(bool ok) override;
-  void OnWriteDone(bool ok) override;
-  void OnCancel() override;
-  void OnDone() override;
-
-  void start_read() { StartRead(&read_buffer_); }
-  void start_write(Bytes bytes) {
-    write_buffer_ = to_buffer(std::move(bytes));
-    StartWrite(&write_buffer_);
-  }
-  void finish_with(Bytes bytes) {
-    last_buffer_ = to_buffer(std::move(bytes));
-    StartWriteAndFinish(&last_buffer_, grpc::WriteOptions(), grpc::Status::OK);
-  }
-
- private:
-  std::shared_ptr<CallState> state_;
-  grpc::ByteBuffer read_buffer_;
-  grpc::ByteBuffer write_buffer_;
-  grpc::ByteBuffer last_buffer_;
-};
-
 struct ServerState : std::enable_shared_from_this<ServerState> {
-  ServerState(Loop& on, Handler& with, ServerOptions chosen) : loop(on), handler(with), options(chosen) {}
+  ServerState(RealLoop& on, Handler& with, ServerOptions chosen)
+      : loop(on), handler(with), options(chosen), deadlines(on) {}
 
-  struct Slot {
-    ino_t inode = 0;
-    bool open = false;
-    Time added{};
-    std::shared_ptr<const ConnectionInfo> info;
-  };
-
-  class Service final : public grpc::CallbackGenericService {
-   public:
-    explicit Service(ServerState& owner) : owner_(owner) {}
-    grpc::ServerGenericBidiReactor* CreateReactor(grpc::GenericCallbackServerContext* context) override {
-      return owner_.create_reactor(context);
-    }
-
-   private:
-    ServerState& owner_;
-  };
-
-  grpc::ServerGenericBidiReactor* create_reactor(grpc::GenericCallbackServerContext* context);
-  std::shared_ptr<const ConnectionInfo> connection_of(const std::string& peer);
   Result<void> add_connection(int fd, ConnectionInfo info);
-  void sweep();
-  void begin_pending();
+  void serve(OwnedFd fd, std::shared_ptr<const ConnectionInfo> info);
+  void uncount(const ConnectionInfo& info);
   void stop();
 
-  Loop& loop;
+  RealLoop& loop;
   Handler& handler;
   const ServerOptions options;
   ServerProbe probe;
 
-  std::mutex mutex;  // Guards what threads of gRPC and acceptors share: the next seven.
+  std::mutex mutex;  // For these three.
   bool stopped = false;
-  std::vector<std::shared_ptr<CallState>> pending;  // Created, and not begun on the loop yet.
-  bool begin_posted = false;
-  std::vector<Slot> slots;  // By descriptor number.
   std::size_t open_count = 0;
   std::unordered_map<std::string, std::size_t> open_by_host;
-  int next_number = kFirstNumber;
 
   // On the loop only.
-  std::unordered_map<CallState*, std::shared_ptr<CallState>> calls;
-
-  Service service{*this};
-  std::unique_ptr<grpc::Server> server;
+  http2::Scratch scratch;
+  http2::Deadlines deadlines;
+  std::unordered_map<ServerConnection*, std::shared_ptr<ServerConnection>> connections;
 };
 
-void Reactor::OnReadDone(bool ok) {
-  if (ok) {
-    state_->incoming = from_buffer(read_buffer_);
-    read_buffer_.Clear();
+class ServerConnection final : public http2::Connection {
+ public:
+  ServerConnection(std::shared_ptr<ServerState> server, OwnedFd fd, std::shared_ptr<const ConnectionInfo> info,
+                   http2::ConnectionOptions options)
+      : Connection(server->loop, server->scratch, std::move(fd), plain_wire(), options),
+        server_(std::move(server)),
+        info_(std::move(info)) {}
+
+ protected:
+  std::shared_ptr<http2::Stream> make_stream() override { return std::make_shared<CallState>(*server_, info_); }
+  void on_closed() override {
+    server_->uncount(*info_);
+    const auto found = server_->connections.find(this);
+    PROA_CHECK(found != server_->connections.end());
+    loop().post([keep = std::move(found->second)] {});
+    server_->connections.erase(found);
   }
-  state_->server.loop.post([state = state_, ok] { state->read_done(ok); });
+
+ private:
+  const std::shared_ptr<ServerState> server_;
+  const std::shared_ptr<const ConnectionInfo> info_;
+};
+
+// --- A call ---
+
+CallState::CallState(ServerState& owner, std::shared_ptr<const ConnectionInfo> from)
+    : Stream(owner.options.message_bytes_max), server(owner), info(std::move(from)) {}
+
+void CallState::on_field(std::string_view name, std::string_view value) {
+  if (fields_done) return;               // Trailers of a request mean nothing in gRPC.
+  constexpr std::size_t kOverhead = 32;  // As HTTP/2 counts.
+  fields_bytes += name.size() + value.size() + kOverhead;
+  if (fields_bytes > server.options.metadata_bytes_max) {
+    fields_too_big = true;
+    return;
+  }
+  if (name == ":path") {
+    method = value;
+  } else if (name == ":authority" || (name == "host" && host.empty())) {
+    host = value;
+  } else if (name == ":method") {
+    is_post = value == "POST";
+  } else if (name == "content-type") {
+    content_type = value;
+  } else if (name == "grpc-encoding") {
+    encoding = value;
+  } else if (name == "grpc-timeout") {
+    timeout = value;
+  } else if (!http2::is_protocol_field(name)) {
+    const auto add = [this](std::string_view key, std::string_view content) {
+      if (fields.empty()) {
+        fields_text.reserve(768);
+        fields.reserve(16);
+      }
+      const auto at = static_cast<std::uint32_t>(fields_text.size());
+      const auto key_size = static_cast<std::uint32_t>(key.size());
+      fields.push_back({at, key_size, at + key_size, static_cast<std::uint32_t>(content.size())});
+      fields_text.append(key).append(content);
+    };
+    if (http2::is_binary(name)) {
+      const auto decoded = http2::decode_binary(value);
+      fields_bad = fields_bad || !decoded.ok();
+      if (decoded.ok()) add(name, *decoded);
+    } else {
+      add(name, value);
+    }
+  }
 }
 
-void Reactor::OnWriteDone(bool ok) {
-  state_->server.loop.post([state = state_, ok] { state->write_done(ok); });
+void CallState::on_fields_end() {
+  if (std::exchange(fields_done, true)) return;
+  notify(kBegun);
 }
 
-void Reactor::OnCancel() {
-  state_->server.loop.post([state = state_] { state->cancelled(); });
+Result<void> CallState::check() const {
+  if (fields_too_big) {
+    return resource_exhausted("the call's metadata has more than " + std::to_string(server.options.metadata_bytes_max) +
+                              " bytes, which is the most this server takes");
+  }
+  if (!encoding.empty() && encoding != "identity") {
+    return unimplemented("the call's messages are compressed with " + encoding.substr(0, 32) +
+                         ", which this server does not read: send them as they are");
+  }
+  if (fields_bad) return invalid_argument("the call has binary metadata that is no base64");
+  return {};
 }
 
-void Reactor::OnDone() {
-  state_->server.loop.post([state = state_, server = state_->server.shared_from_this()] {
-    server->calls.erase(state.get());
-    server->probe.calls_active.fetch_sub(1, std::memory_order_relaxed);
-  });
-  delete this;
+void CallState::begin() {
+  begun = true;
+  server.probe.calls_started.fetch_add(1, std::memory_order_relaxed);
+  server.probe.calls_active.fetch_add(1, std::memory_order_relaxed);
+  if (!is_post) return respond_with_http("405");
+  if (!is_grpc(content_type)) return respond_with_http("415");
+  if (Result<void> checked = check(); !checked.ok()) return finish(std::move(checked));
+  if (!timeout.empty()) {
+    const auto left = http2::decode_timeout(timeout);
+    if (!left.ok()) return finish(left.error());
+    const Time now = server.loop.now();
+    if (*left < kNever - now) {
+      deadline = now + *left;
+      set_deadline(server.deadlines, deadline);
+    }
+  }
+  scope.spawn(run(std::static_pointer_cast<CallState>(shared_from_this())));
 }
 
-void CallState::begin(Handler& handler) { scope.spawn(run(shared_from_this(), handler)); }
-
-Async<> CallState::run(std::shared_ptr<CallState> self, Handler& handler) {
-  Result<void> result = co_await handler.handle(self->call);
+Async<> CallState::run(std::shared_ptr<CallState> self) {
+  Result<void> result = co_await self->server.handler.handle(self->call);
   self->finish(std::move(result));
 }
 
-void CallState::cancelled() {
-  if (finished) return;
-  server.probe.calls_cancelled.fetch_add(1, std::memory_order_relaxed);
-  const std::shared_ptr<CallState> self = shared_from_this();
-  scope.cancel_all();
-  finish_after_write.reset();
-  finish(Error{Code::kCancelled, "the call was cancelled"});
+// For whoever does not speak gRPC.
+void CallState::respond_with_http(std::string_view code) {
+  finished = true;
+  responded = true;
+  const std::array<nghttp2_nv, 2> head = {http2::field(":status", code), http2::constant_field("content-length", "0")};
+  nghttp2_submit_response(session(), id(), head.data(), head.size(), nullptr);
+  discard();
+}
+
+void CallState::respond() {
+  if (connection() == nullptr || std::exchange(responded, true)) return;
+  const std::array<nghttp2_nv, 2> head = {kHttpOk, kContentType};
+  const nghttp2_data_provider from = source();
+  nghttp2_submit_response(session(), id(), head.data(), head.size(), &from);
+}
+
+void CallState::write(Bytes message) {
+  server.probe.bytes_written.fetch_add(message.size(), std::memory_order_relaxed);
+  enqueue(std::move(message));
+  respond();
 }
 
 void CallState::finish(Result<void> result) {
   if (finished) return;
-  if (result.ok() && last && write_pending) {
-    finish_after_write = std::move(result);
-    return;
-  }
   finished = true;
-  for (const auto& [name, value] : trailers) context->AddTrailingMetadata(name, value);
-  if (result.ok()) {
-    if (last) {
-      server.probe.bytes_written.fetch_add(last->size(), std::memory_order_relaxed);
-      reactor->finish_with(*std::move(last));
-    } else {
-      reactor->Finish(grpc::Status::OK);
-    }
-    return;
-  }
-  const Error& error = result.error();
+  clear_deadline();
+  if (connection() == nullptr) return;
+  status = std::move(result);
   // An error without a code would read as success.
-  const Code code = error.code == Code::kOk ? Code::kUnknown : error.code;
-  reactor->Finish(
-      grpc::Status(static_cast<grpc::StatusCode>(code), error.message.substr(0, kMessageBytesMax), status_details));
+  if (!status.ok() && status.error().code == Code::kOk) status.error().code = Code::kUnknown;
+  if (status.ok()) {
+    if (last) write(*std::move(last));
+    respond();
+  }
+  if (responded) {
+    end_writing();
+  } else {
+    responded = true;
+    submit_end(Alone::kYes);
+  }
+  discard();
 }
 
-void CallState::read_done(bool ok) {
-  read_pending = false;
-  read_ok = ok;
-  if (!ok) at_end = true;
-  unread = true;
-  if (const auto waiting = std::exchange(reader, nullptr)) waiting.resume();
+bool CallState::submit_trailers() {
+  submit_end(Alone::kNo);
+  return true;
 }
 
-void CallState::write_done(bool ok) {
-  write_pending = false;
-  write_ok = ok;
-  if (finish_after_write && !finished) {
-    Result<void> result = *std::exchange(finish_after_write, std::nullopt);
-    finish(std::move(result));
+void CallState::submit_end(Alone alone) {
+  if (status.ok() && trailers.empty()) {
+    const nghttp2_nv ok = http2::constant_field("grpc-status", "0");
+    nghttp2_submit_trailer(session(), id(), &ok, 1);
     return;
   }
-  if (const auto waiting = std::exchange(writer, nullptr)) waiting.resume();
-}
-
-grpc::ServerGenericBidiReactor* ServerState::create_reactor(grpc::GenericCallbackServerContext* context) {
-  auto state = std::make_shared<CallState>(*this);
-  auto* reactor = new Reactor(state);
-  state->reactor = reactor;
-  state->context = context;
-  state->method = context->method();
-  state->host = context->host();
-  state->deadline = time_of(context->deadline());
-  state->connection = connection_of(context->peer());
-  probe.calls_started.fetch_add(1, std::memory_order_relaxed);
-  probe.calls_active.fetch_add(1, std::memory_order_relaxed);
-
-  const std::lock_guard lock(mutex);
-  if (stopped || !state->connection) {
-    state->finished = true;
-    reactor->Finish(stopped ? grpc::Status(grpc::StatusCode::UNAVAILABLE, "the server is stopping")
-                            : grpc::Status(grpc::StatusCode::INTERNAL, "the call came by an unknown connection"));
-    return reactor;
+  std::vector<nghttp2_nv> all;
+  all.reserve(trailers.size() + 6);
+  if (alone == Alone::kYes) {
+    all.push_back(kHttpOk);
+    all.push_back(kContentType);
   }
-  pending.push_back(std::move(state));
-  if (!std::exchange(begin_posted, true)) {
-    loop.post([self = shared_from_this()] { self->begin_pending(); });
+  const Code code = status.ok() ? Code::kOk : status.error().code;
+  const std::string number = std::to_string(static_cast<int>(code));
+  all.push_back(http2::field("grpc-status", number));
+  std::string message;
+  std::string details;
+  if (!status.ok()) {
+    message = http2::encode_status_message(std::string_view(status.error().message).substr(0, kMessageBytesMax));
+    details = http2::encode_binary(status_details);
+    if (!message.empty()) all.push_back(http2::field("grpc-message", message));
+    if (!details.empty()) all.push_back(http2::field("grpc-status-details-bin", details));
+    if (code == Code::kUnimplemented) all.push_back(http2::constant_field("grpc-accept-encoding", "identity"));
   }
-  return reactor;
-}
-
-void ServerState::begin_pending() {
-  std::vector<std::shared_ptr<CallState>> batch;
-  {
-    const std::lock_guard lock(mutex);
-    batch.swap(pending);
-    begin_posted = false;
-    if (stopped) return;  // stop() has ended those that were pending.
-  }
-  for (std::shared_ptr<CallState>& state : batch) {
-    CallState& call = *state;
-    calls.emplace(&call, std::move(state));
-    call.begin(handler);
+  for (const auto& [name, value] : trailers) all.push_back(http2::field(name, value));
+  if (alone == Alone::kYes) {
+    nghttp2_submit_response(session(), id(), all.data(), all.size(), nullptr);
+    connection()->schedule_flush();
+  } else {
+    nghttp2_submit_trailer(session(), id(), all.data(), all.size());
   }
 }
 
-std::shared_ptr<const ConnectionInfo> ServerState::connection_of(const std::string& peer) {
-  constexpr std::string_view kPrefix = "fd:";
-  int number = -1;
-  if (!peer.starts_with(kPrefix)) return nullptr;
-  std::from_chars(peer.data() + kPrefix.size(), peer.data() + peer.size(), number);
-  const std::lock_guard lock(mutex);
-  if (number < 0 || static_cast<std::size_t>(number) >= slots.size()) return nullptr;
-  return slots[static_cast<std::size_t>(number)].info;
+void CallState::cut(Error why) {
+  if (finished) return;
+  server.probe.calls_cancelled.fetch_add(1, std::memory_order_relaxed);
+  scope.cancel_all();
+  last.reset();
+  finish(std::move(why));
 }
 
-// Finds out which connections gRPC has closed since: their numbers are free or name another file.
-void ServerState::sweep() {
-  open_count = 0;
-  open_by_host.clear();
-  for (std::size_t number = 0; number < slots.size(); ++number) {
-    Slot& slot = slots[number];
-    if (!slot.open) continue;
-    struct stat status{};
-    slot.open = ::fstat(static_cast<int>(number), &status) == 0 && status.st_ino == slot.inode;
-    if (!slot.open) continue;
-    ++open_count;
-    if (slot.info->kind != ConnectionInfo::Kind::kLocal) ++open_by_host[counted_by(*slot.info)];
+void CallState::on_events(unsigned events) {
+  if ((events & kClosed) != 0) {
+    if (!begun) return;
+    server.probe.calls_active.fetch_sub(1, std::memory_order_relaxed);
+    return cut({Code::kCancelled, "the call was cancelled"});
   }
+  if ((events & kBegun) != 0) begin();
+  if ((events & kLate) != 0) cut(deadline_exceeded("the call's time is over"));
+  if ((events & kReadable) != 0 && !finished) {
+    switch (fault()) {
+      case Fault::kNone: break;
+      case Fault::kTooBig:
+        return cut(resource_exhausted("a message of " + std::to_string(message_size()) + " bytes is more than the " +
+                                      std::to_string(server.options.message_bytes_max) + " that this server takes"));
+      case Fault::kCompressed: return cut(internal_error("a message is compressed, and its call does not say how"));
+    }
+    if (reader && ready()) std::exchange(reader, nullptr).resume();
+  }
+  if ((events & kWritten) != 0 && writer && queued() <= kWriteAhead) std::exchange(writer, nullptr).resume();
 }
+
+// --- The server ---
 
 Result<void> ServerState::add_connection(int fd, ConnectionInfo info) {
-  const OwnedFd given(fd);
-  int number = -1;
+  OwnedFd given(fd);
   {
     const std::lock_guard lock(mutex);
     if (stopped) return unavailable("the server is stopping");
-    const bool is_tcp = info.kind == ConnectionInfo::Kind::kTcp;
-    const bool is_container = info.kind == ConnectionInfo::Kind::kContainer;
-    const std::string peer_host = host_of(info.address);
+    std::size_t of_one_max = std::numeric_limits<std::size_t>::max();
+    if (info.kind == ConnectionInfo::Kind::kTcp) of_one_max = options.connections_per_address_max;
+    if (info.kind == ConnectionInfo::Kind::kContainer) of_one_max = options.connections_per_container_max;
     const std::string counted = counted_by(info);
-    const auto is_full = [&] {
-      return open_count >= options.connections_max ||
-             (is_tcp && open_by_host[counted] >= options.connections_per_address_max) ||
-             (is_container && open_by_host[counted] >= options.connections_per_container_max);
-    };
-    if (is_full()) sweep();
-    if (is_full()) {
+    const auto found = open_by_host.find(counted);
+    if (open_count >= options.connections_max || (found != open_by_host.end() && found->second >= of_one_max)) {
       probe.connections_refused.fetch_add(1, std::memory_order_relaxed);
       return resource_exhausted("there are too many connections, from " + counted + " or in all");
     }
-
-    const Time now = loop.now();
-    // Numbers go round, so that one is used again as late as possible.
-    for (int attempt = 0; attempt < 64 && number < 0; ++attempt) {
-      number = ::fcntl(fd, F_DUPFD_CLOEXEC, next_number);
-      if (number > kLastNumber || (number < 0 && (errno == EINVAL || errno == EMFILE))) {
-        if (number >= 0) ::close(number);
-        number = ::fcntl(fd, F_DUPFD_CLOEXEC, kFirstNumber);
-      }
-      if (number < 0) break;
-      next_number = number + 1;
-      if (slots.size() <= static_cast<std::size_t>(number)) slots.resize(static_cast<std::size_t>(number) + 1);
-      const Slot& before = slots[static_cast<std::size_t>(number)];
-      const bool same_rights = before.info && is_tcp && before.info->kind == info.kind &&
-                               before.info->secure == info.secure && host_of(before.info->address) == peer_host;
-      if (before.info && !same_rights && now - before.added < kNumberRest) {
-        ::close(number);
-        number = -1;
-      }
-    }
-    if (number < 0) {
-      probe.connections_refused.fetch_add(1, std::memory_order_relaxed);
-      return resource_exhausted("no descriptor is left for a connection from " + info.address);
-    }
-    Slot& slot = slots[static_cast<std::size_t>(number)];
-    struct stat status{};
-    ::fstat(number, &status);
-    slot = Slot{status.st_ino, true, now, std::make_shared<const ConnectionInfo>(std::move(info))};
     ++open_count;
-    if (is_tcp || is_container) ++open_by_host[counted];
+    if (info.kind != ConnectionInfo::Kind::kLocal) ++open_by_host[counted];
   }
-  const int on = 1;
-  ::setsockopt(number, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);  // Fails on a unix socket, which has no delay.
-  ::fcntl(number, F_SETFL, ::fcntl(number, F_GETFL) | O_NONBLOCK);
   probe.connections_accepted.fetch_add(1, std::memory_order_relaxed);
-  grpc::AddInsecureChannelFromFd(server.get(), number);
+  loop.post([self = shared_from_this(), shared = std::make_shared<OwnedFd>(std::move(given)),
+             who = std::make_shared<const ConnectionInfo>(std::move(info))] { self->serve(std::move(*shared), who); });
   return {};
 }
 
+void ServerState::uncount(const ConnectionInfo& info) {
+  const std::lock_guard lock(mutex);
+  --open_count;
+  if (info.kind == ConnectionInfo::Kind::kLocal) return;
+  const auto found = open_by_host.find(counted_by(info));
+  if (--found->second == 0) open_by_host.erase(found);
+}
+
+void ServerState::serve(OwnedFd fd, std::shared_ptr<const ConnectionInfo> info) {
+  {
+    const std::lock_guard lock(mutex);
+    if (stopped) return;
+  }
+  const bool is_local = info->kind == ConnectionInfo::Kind::kLocal;
+  http2::ConnectionOptions chosen;
+  chosen.end = http2::ConnectionOptions::End::kServer;
+  chosen.window_bytes = is_local ? kLocalWindowBytes : kWindowBytes;
+  chosen.streams_max = static_cast<std::uint32_t>(options.streams_max);
+  chosen.fields_bytes_max = static_cast<std::uint32_t>(options.metadata_bytes_max);
+  // Our own processes end all calls of a container at once.
+  chosen.resets_burst = is_local ? std::numeric_limits<std::uint64_t>::max() : chosen.streams_max;
+  chosen.resets_per_second = kResetsPerSecond;
+  chosen.keepalive_time = options.keepalive_time;
+  chosen.keepalive_timeout = options.keepalive_timeout;
+  auto connection = std::make_shared<ServerConnection>(shared_from_this(), std::move(fd), std::move(info), chosen);
+  ServerConnection& served = *connection;
+  connections.emplace(&served, std::move(connection));
+  served.start();
+}
+
 void ServerState::stop() {
-  std::vector<std::shared_ptr<CallState>> never_begun;
   {
     const std::lock_guard lock(mutex);
     stopped = true;
-    never_begun.swap(pending);
   }
-  const Error stopping = unavailable("the server is stopping");
-  for (const auto& state : never_begun) state->finish(stopping);
-  for (const auto& [pointer, state] : calls) {
-    state->scope.cancel_all();
-    state->finish_after_write.reset();
-    state->finish(stopping);
+  std::vector<std::shared_ptr<ServerConnection>> open;
+  open.reserve(connections.size());
+  for (const auto& [pointer, connection] : connections) open.push_back(connection);
+  for (const auto& connection : open) {
+    std::vector<std::shared_ptr<CallState>> calls;
+    for (const auto& [id, stream] : connection->streams()) calls.push_back(std::static_pointer_cast<CallState>(stream));
+    for (const auto& call : calls) {
+      // Of the others the end of the connection tells.
+      if (call->begun) call->cut(unavailable("the server is stopping"));
+    }
+    nghttp2_submit_goaway(connection->session(), NGHTTP2_FLAG_NONE,
+                          nghttp2_session_get_last_proc_stream_id(connection->session()), NGHTTP2_NO_ERROR, nullptr, 0);
+    connection->flush_now();
+    connection->close("the server is stopping");
   }
-  // Waits for OnDone of every call; from then on gRPC has no reference to anything of ours.
-  server->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(200));
-  calls.clear();
 }
 
 }  // namespace server_detail
@@ -419,24 +456,42 @@ struct TimerGuard {
   }
 };
 
+// What a read that waits counts for, while it waits.
+struct PendingRead {
+  explicit PendingRead(CallState& of) : state(of) { change(true); }
+  ~PendingRead() { change(false); }
+  PendingRead(const PendingRead&) = delete;
+  PendingRead& operator=(const PendingRead&) = delete;
+  void change(bool more) const {
+    if (!state.budget) return;
+    if (more) {
+      state.budget->take(server_detail::kPendingReadBytes);
+    } else {
+      state.budget->give(server_detail::kPendingReadBytes);
+    }
+  }
+  CallState& state;
+};
+
 }  // namespace
 
 const std::string& ServerCall::method() const { return state_.method; }
 const std::string& ServerCall::host() const { return state_.host; }
-const ConnectionInfo& ServerCall::connection() const { return *state_.connection; }
+const ConnectionInfo& ServerCall::connection() const { return *state_.info; }
 Time ServerCall::deadline() const { return state_.deadline; }
 
 std::optional<std::string_view> ServerCall::metadata(std::string_view key) const {
-  const auto& all = state_.context->client_metadata();
-  const auto place = all.find(grpc::string_ref(key.data(), key.size()));
-  if (place == all.end()) return std::nullopt;
-  return std::string_view(place->second.data(), place->second.size());
+  for (const CallState::Field& field : state_.fields) {
+    if (state_.text(field.name_at, field.name_size) == key) return state_.text(field.value_at, field.value_size);
+  }
+  return std::nullopt;
 }
 
 std::vector<std::pair<std::string, std::string>> ServerCall::all_metadata() const {
   std::vector<std::pair<std::string, std::string>> all;
-  for (const auto& [key, value] : state_.context->client_metadata()) {
-    all.emplace_back(std::string(key.data(), key.size()), std::string(value.data(), value.size()));
+  all.reserve(state_.fields.size());
+  for (const CallState::Field& field : state_.fields) {
+    all.emplace_back(state_.text(field.name_at, field.name_size), state_.text(field.value_at, field.value_size));
   }
   return all;
 }
@@ -444,17 +499,11 @@ std::vector<std::pair<std::string, std::string>> ServerCall::all_metadata() cons
 Async<Result<std::optional<Bytes>>> ServerCall::read(Duration patience) {
   CallState& state = state_;
   PROA_CHECK(!state.reader);
-  if (state.at_end) co_return std::optional<Bytes>();
-  if (state.budget && !state.unread) {
-    co_await state.budget->room();
-    state.budget->take(server_detail::kPendingReadBytes);
-    state.budget_used += server_detail::kPendingReadBytes;
-  }
-  if (!state.read_pending && !state.unread) {
-    state.read_pending = true;
-    state.reactor->start_read();
-  }
-  if (!state.unread) {
+  if (!state.has_message() && state.budget && !state.budget->has_room()) co_await state.budget->room();
+  // The peer has gone, and the call is about to end where it waits: that is not the end of what it had to say.
+  if (state.connection() == nullptr) co_await Waiter{state.reader};
+  if (!state.want()) {
+    const PendingRead pending(state);
     TimerGuard guard{state.server.loop};
     if (patience != Duration::max()) {
       guard.timer = state.server.loop.at(state.server.loop.now() + patience, [&state] {
@@ -462,15 +511,19 @@ Async<Result<std::optional<Bytes>>> ServerCall::read(Duration patience) {
       });
     }
     co_await Waiter{state.reader};
-    if (state.budget) {
-      state.budget->give(server_detail::kPendingReadBytes);
-      state.budget_used -= server_detail::kPendingReadBytes;
+    if (!state.ready()) {
+      state.stop_wanting();
+      co_return deadline_exceeded("the request's message did not arrive in time");
     }
+  } else if (state.fault() != http2::Stream::Fault::kNone) {
+    state.fail_soon();
+    co_await Waiter{state.reader};  // Where the call's end finds it.
   }
-  if (!std::exchange(state.unread, false)) co_return deadline_exceeded("the request's message did not arrive in time");
-  if (!state.read_ok) co_return std::optional<Bytes>();
-  Bytes message = std::move(state.incoming);
-  state.incoming = Bytes();
+  if (!state.has_message()) {
+    if (state.cut_short()) co_return invalid_argument("the request ends within a message");
+    co_return std::optional<Bytes>();
+  }
+  Bytes message = state.take_message();
   state.server.probe.bytes_read.fetch_add(message.size(), std::memory_order_relaxed);
   if (state.budget) {
     state.budget->take(message.size());
@@ -481,12 +534,11 @@ Async<Result<std::optional<Bytes>>> ServerCall::read(Duration patience) {
 
 Async<bool> ServerCall::write(Bytes message) {
   CallState& state = state_;
-  PROA_CHECK(!state.write_pending && !state.last);
-  state.server.probe.bytes_written.fetch_add(message.size(), std::memory_order_relaxed);
-  state.write_pending = true;
-  state.reactor->start_write(std::move(message));
-  co_await Waiter{state.writer};
-  co_return state.write_ok;
+  PROA_CHECK(!state.writer && !state.last);
+  if (state.connection() == nullptr) co_return false;
+  state.write(std::move(message));
+  if (state.queued() > http2::Stream::kWriteAhead) co_await Waiter{state.writer};
+  co_return true;
 }
 
 void ServerCall::write_last(Bytes message) {
@@ -495,7 +547,7 @@ void ServerCall::write_last(Bytes message) {
 }
 
 void ServerCall::add_trailer(std::string_view name, std::string_view value) {
-  state_.trailers.emplace_back(name, value);
+  state_.trailers.emplace_back(name, http2::is_binary(name) ? http2::encode_binary(value) : std::string(value));
 }
 void ServerCall::set_status_details(Bytes details) { state_.status_details = std::move(details); }
 void ServerCall::set_budget(std::shared_ptr<ByteBudget> budget) {
@@ -503,37 +555,8 @@ void ServerCall::set_budget(std::shared_ptr<ByteBudget> budget) {
   state_.budget = std::move(budget);
 }
 
-Result<std::unique_ptr<Server>> Server::create(Loop& loop, Handler& handler, ServerOptions options) {
-  auto state = std::make_shared<server_detail::ServerState>(loop, handler, options);
-  const auto milliseconds = [](Duration duration) {
-    return static_cast<int>(std::chrono::duration_cast<std::chrono::milliseconds>(duration).count());
-  };
-  grpc::ServerBuilder builder;
-  builder.RegisterCallbackGenericService(&state->service);
-  builder.SetMaxReceiveMessageSize(static_cast<int>(options.message_bytes_max));
-  builder.SetMaxSendMessageSize(-1);
-  // Clients cannot read compressed answers, and a compressed request may be a bomb.
-  builder.SetDefaultCompressionAlgorithm(GRPC_COMPRESS_NONE);
-  builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
-  builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
-  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.streams_max);
-  builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, static_cast<int>(options.metadata_bytes_max));
-  // What a stream may send before anybody reads it. It grows with the measured bandwidth and with the size of
-  // the message that is being read; more to begin with would only be memory that a peer can fill.
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 4 << 20);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, 1 << 20);
-  // Clients ping every 30 s, with and without calls; an answer of "too many pings" ends all calls of a connection.
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1000);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  if (options.keepalive_time > Duration(0)) {
-    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, milliseconds(options.keepalive_time));
-    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, milliseconds(options.keepalive_timeout));
-  }
-  state->server = builder.BuildAndStart();
-  if (!state->server) return internal_error("gRPC did not start a server");
-  return std::unique_ptr<Server>(new Server(std::move(state)));
+Result<std::unique_ptr<Server>> Server::create(RealLoop& loop, Handler& handler, ServerOptions options) {
+  return std::unique_ptr<Server>(new Server(std::make_shared<server_detail::ServerState>(loop, handler, options)));
 }
 
 Server::~Server() { state_->stop(); }

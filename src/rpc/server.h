@@ -8,10 +8,10 @@
 // alone. A handler is one coroutine; when the peer resets the call, its deadline passes, or its connection ends,
 // the coroutine is destroyed where it waits.
 //
-// gRPC's threads only post to the loop. A ServerCall stays valid until its coroutine is over.
+// All of it is on the loop, save add_connection(), which posts. What a connection has to say is written once in a
+// turn of the loop, however many calls say it. A ServerCall stays valid until its coroutine is over.
 #pragma once
 
-#include <coroutine>
 #include <cstddef>
 #include <memory>
 #include <optional>
@@ -25,7 +25,7 @@
 #include "rpc/budget.h"
 #include "rpc/connection.h"
 #include "rpc/probe.h"
-#include "rt/loop.h"
+#include "rt/real_loop.h"
 
 namespace proa::rpc {
 
@@ -54,7 +54,8 @@ class ServerCall {
   // waits while it is used up. What was read counts against the budget until the call is over.
   //   kDeadlineExceeded  `patience` passed without a message.
   Async<Result<std::optional<Bytes>>> read(Duration patience = Duration::max());
-  // Sends a message; true once the transport took it (waiting is the back-pressure), false if the peer has gone.
+  // Sends a message; true once all but a little (64 KiB) of what was written has left for the peer (waiting is the
+  // back-pressure), false if the peer has gone.
   // At most one write at a time, which may go beside a read.
   Async<bool> write(Bytes message);
   // The last message, sent in one piece with an OK status when the handler ends well. At most once.
@@ -91,7 +92,7 @@ struct ServerOptions {
 class Server {
  public:
   // Starts serving. `loop` and `handler` outlive the server.
-  static Result<std::unique_ptr<Server>> create(Loop& loop, Handler& handler, ServerOptions options = {});
+  static Result<std::unique_ptr<Server>> create(RealLoop& loop, Handler& handler, ServerOptions options = {});
   // On the loop. Destroys the handlers still running; their peers see UNAVAILABLE.
   ~Server();
   Server(const Server&) = delete;
@@ -99,7 +100,7 @@ class Server {
 
   // Serves HTTP/2 with prior knowledge on the connected socket `fd`, which it owns from here on, also when it
   // fails. Nothing may have been read from it. Any thread.
-  //   kResourceExhausted  too many connections, from this address or in all, or no descriptor left.
+  //   kResourceExhausted  too many connections, from this address or in all.
   Result<void> add_connection(int fd, ConnectionInfo info);
 
   const ServerProbe& probe() const;

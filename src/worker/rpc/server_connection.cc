@@ -23,7 +23,7 @@ std::string method_path(std::string_view name) { return std::string(kService) + 
 
 }  // namespace
 
-Result<std::unique_ptr<ServerConnection>> ServerConnection::create(Loop& loop, Random& random, Logger& log,
+Result<std::unique_ptr<ServerConnection>> ServerConnection::create(RealLoop& loop, Random& random, Logger& log,
                                                                    ServerAddress server) {
   const rpc::ClientOptions options{.address = server.address, .tls = std::nullopt};
   PROA_TRY(auto stream_client, rpc::Client::create(loop, options));

@@ -14,7 +14,7 @@
 
 #include "base/log.h"
 #include "rpc/client.h"
-#include "rt/loop.h"
+#include "rt/real_loop.h"
 #include "worker/server_link.h"
 
 namespace proa::worker {
@@ -28,7 +28,7 @@ struct ServerAddress {
 class ServerConnection final : public ServerLink, public sched::StepCalls, private sched::WorkerCalls {
  public:
   // kInvalidArgument for an address that is none.
-  static Result<std::unique_ptr<ServerConnection>> create(Loop& loop, Random& random, Logger& log,
+  static Result<std::unique_ptr<ServerConnection>> create(RealLoop& loop, Random& random, Logger& log,
                                                           ServerAddress server);
   ServerConnection(const ServerConnection&) = delete;
   ServerConnection& operator=(const ServerConnection&) = delete;

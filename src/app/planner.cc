@@ -95,7 +95,9 @@ Async<Result<sched::TaskOrder>> Planner::plan(TaskId task, FunctionId function_i
 
   // As root, whatever USER the image names: a function's code and its client are mounted below /root, and clients'
   // images are made by people who install packages on top of any image. docs/operate/images.md says so.
-  order.argv = std::move(plan.argv);
+  // An image's entrypoint gets the runner's command as its arguments, and is expected to end in it.
+  order.argv = image.config.entrypoint;
+  order.argv.insert(order.argv.end(), plan.argv.begin(), plan.argv.end());
   order.files = std::move(plan.files);
   order.env = image.config.env;
   if (image::find_env(order.env, "PATH") == nullptr) set(order.env, "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
@@ -114,6 +116,10 @@ Async<Result<sched::TaskOrder>> Planner::plan(TaskId task, FunctionId function_i
     for (const auto& [name, value] : values) set(order.env, name, value);
   }
   for (const auto& [name, value] : last) set(order.env, name, value);
+  for (const auto& [name, value] : plan.env_before) {
+    const char* const set_by_user = image::find_env(order.env, name);
+    set(order.env, name, set_by_user != nullptr && *set_by_user != '\0' ? value + ":" + set_by_user : value);
+  }
   order.working_directory = image.config.workdir.empty() ? plan.default_working_directory : image.config.workdir;
   co_return order;
 }

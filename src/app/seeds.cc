@@ -211,6 +211,10 @@ Result<Seeds::Described> Seeds::describe_mount(const std::string& name) const {
 Async<Result<Digest>> Seeds::make_mount(std::string name) {
   if (auto described = describe_mount(name); described.ok()) co_return co_await take_in("mount/" + name, std::move(*described));
   std::vector<std::string> argv = command_for(name);
+  // What clients mount into images of a registry that have no Python.
+  if (name.starts_with("python-build-standalone.")) {
+    co_return unimplemented("add_python is for images from a registry, and these are not there yet: use modal.Image.debian_slim(), or make a base image with `proa image base add`");
+  }
   if (argv.empty() || options_.tools_dir.empty()) co_return not_found("there is no mount '" + name + "' for everybody, and none can be made here");
   argv[0] = options_.tools_dir + "/" + argv[0];
   argv.insert(argv.begin(), options_.python);

@@ -32,6 +32,8 @@ struct RunnerQuestion {
 struct RunnerPlan {
   std::vector<std::string> argv;
   std::vector<std::pair<std::string, std::string>> env;  // Wins over the image's, loses to secrets where a user may set it.
+  // Lists of directories that come before what the image or a secret has under the name.
+  std::vector<std::pair<std::string, std::string>> env_before;
   std::map<std::string, Bytes> files;  // Into the container's private directory.
   std::vector<Digest> trees;           // Laid over the image, below the function's own mounts.
   std::string default_working_directory = "/";

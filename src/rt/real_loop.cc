@@ -86,14 +86,14 @@ int WatchedFd::fd() const { return state_->descriptor.native_handle(); }
 Async<> WatchedFd::readable() {
   co_await suspend<bool>(loop_, [this](Resumer<bool> resume) {
     state_->descriptor.async_wait(asio::posix::stream_descriptor::wait_read,
-                                  [resume](const asio::error_code&) { resume(true); });
+                                  [resume](const asio::error_code&) { resume.at_once(true); });
   });
 }
 
 Async<> WatchedFd::writable() {
   co_await suspend<bool>(loop_, [this](Resumer<bool> resume) {
     state_->descriptor.async_wait(asio::posix::stream_descriptor::wait_write,
-                                  [resume](const asio::error_code&) { resume(true); });
+                                  [resume](const asio::error_code&) { resume.at_once(true); });
   });
 }
 

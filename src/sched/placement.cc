@@ -29,7 +29,12 @@ bool better(const WorkerView& a, const WorkerView& b) {
 
 }  // namespace
 
-Result<WorkerId> place(const control::Resources& need, std::span<const WorkerView> workers) {
+bool has_room(const control::Resources& need, std::span<const WorkerView> workers) {
+  return std::any_of(workers.begin(), workers.end(), [&](const WorkerView& worker) { return holds(worker.free, need); });
+}
+
+Result<WorkerId> place(const Demand& demand, std::span<const WorkerView> workers) {
+  const control::Resources& need = demand.need;
   if (workers.empty()) return unavailable("no worker is connected");
   const WorkerView* best = nullptr;
   bool ever = false;
@@ -37,7 +42,9 @@ Result<WorkerId> place(const control::Resources& need, std::span<const WorkerVie
   for (const WorkerView& worker : workers) {
     if (!holds(worker.total, need)) continue;
     ever = true;
-    if (!holds(worker.free, need)) continue;
+    control::Resources free = worker.free;
+    if (demand.may_share_cpu) free.cpu_milli = worker.total.cpu_milli;
+    if (!holds(free, need)) continue;
     room = true;
     if (worker.starting >= std::max(worker.cores, 1U)) continue;
     if (worker.of_function >= std::max(worker.cores, 1U) && worker.cpu_busy > kBusy) continue;

@@ -25,7 +25,17 @@ struct WorkerView {
   std::uint32_t of_function = 0;  // Tasks of the same function.
 };
 
-// Chooses a worker for a task that needs `need` among `workers`, or says why none will do:
+struct Demand {
+  control::Resources need;
+  // The function has no container at all: rather than to wait for ever for others that may wait for it, it shares CPU that is
+  // reserved already. Memory and GPUs are never shared.
+  bool may_share_cpu = false;
+};
+
+// Whether any worker has all of `need` to spare.
+bool has_room(const control::Resources& need, std::span<const WorkerView> workers);
+
+// Chooses a worker for `demand` among `workers`, or says why none will do:
 //   kResourceExhausted   none has room now, or all are busy starting others; a later call may succeed.
 //   kFailedPrecondition  none, however empty, could ever hold it; the message says what is too small.
 //   kUnavailable         there are no workers at all.
@@ -33,6 +43,6 @@ struct WorkerView {
 // Only so many containers start at a time on a worker as it has cores: more would only make all of them
 // late. A function that has as many there as cores gets more only while there is idle CPU for them. Equal candidates go to the one with least memory left, so that big tasks keep a place to land. The
 // order of `workers` does not matter.
-Result<WorkerId> place(const control::Resources& need, std::span<const WorkerView> workers);
+Result<WorkerId> place(const Demand& demand, std::span<const WorkerView> workers);
 
 }  // namespace proa::sched

@@ -283,7 +283,12 @@ void Scheduler::scale_up(FunctionId function, Pool& waiting, const FunctionView&
       }
       fleet.push_back(std::move(seen));
     }
-    const auto chosen = place(need, fleet);
+    // What nobody uses gives way first; what waits for work that is waiting itself never would.
+    if (!has_room(need, fleet) && make_room(function)) {
+      waiting.waiting_for = "an idle container of another function makes room for it";
+      return;
+    }
+    const auto chosen = place({need, live == 0}, fleet);
     if (!chosen.ok()) {
       waiting.waiting_for = chosen.error().message;
       if (chosen.error().code == Code::kFailedPrecondition && live == 0 && waiting.queued > 0) {
@@ -297,6 +302,25 @@ void Scheduler::scale_up(FunctionId function, Pool& waiting, const FunctionView&
     }
     start_task(*chosen, function, view);
   }
+}
+
+// True if an idle container is on its way out: the one that was idle for longest, of another function that can spare it.
+bool Scheduler::make_room(FunctionId wanting) {
+  Task* longest = nullptr;
+  for (auto& [id, task] : tasks_) {
+    if (task.view.state != TaskState::kReady || !task.bound.empty()) continue;
+    if (task.stopping) return true;
+    const FunctionId function = task.view.function;
+    if (function == wanting) continue;
+    const Pool& idle = pool(function);
+    if (idle.queued > 0 || idle.leased > 0) continue;
+    const auto view = functions_.view(function);
+    if (view && live_tasks(idle) <= view->autoscaling.containers_min.value_or(0)) continue;
+    if (longest == nullptr || task.last_active < longest->last_active) longest = &task;
+  }
+  if (longest == nullptr) return false;
+  stop(*longest, StopHow::kDrain);
+  return true;
 }
 
 void Scheduler::start_task(WorkerId worker_id, FunctionId function, const FunctionView& view) {
@@ -671,6 +695,10 @@ void Scheduler::task_ended(Task& task, const TaskReport& report) {
   if (could_not_begin) init_failed(function, report);
   if (task_changed_) task_changed_(view);
   mark_dirty(function);
+  // Others may have waited for its place.
+  for (const auto& [other, theirs] : pools_) {
+    if (theirs.queued > 0 && !theirs.waiting_for.empty()) mark_dirty(other);
+  }
   check_app(app);
 }
 

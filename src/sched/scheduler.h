@@ -187,6 +187,7 @@ class Scheduler final : public control::Dispatch, public control::AppListener {
   void pump(FunctionId function);
   void lease_inputs(FunctionId function, Pool& pool, const control::FunctionView& view);
   void scale_up(FunctionId function, Pool& pool, const control::FunctionView& view);
+  bool make_room(FunctionId wanting);
   void tell_waiting(FunctionId function, Pool& pool, const control::FunctionView& view);
   void scale_down(Pool& pool, const control::FunctionView& view);
   void revoke_stranded(FunctionId function, const control::FunctionView& view);

@@ -384,6 +384,29 @@ TEST_F(SchedulerTest, DrainsContainersOfAnOlderDefinition) {
   EXPECT_NE(peer.started[0], old);
 }
 
+TEST_F(SchedulerTest, AnIdleContainerMakesRoomForAnotherFunction) {
+  for (auto& spec : book.specs) spec.request = {.cpu_milli = 4000, .memory_bytes = 1};
+  const TaskId idle = warm();
+  put(1, 1);
+  ASSERT_EQ(peer.stops.size(), 1U);
+  EXPECT_EQ(peer.stops[0].task, idle);
+  EXPECT_TRUE(peer.started.empty());
+  say(idle, TaskState::kEnded, EndReason::kFinished);
+  settle();
+  EXPECT_EQ(peer.started.size(), 1U);
+}
+
+TEST_F(SchedulerTest, AFunctionWithoutAContainerSharesTheCpuOfBusyOnes) {
+  for (auto& spec : book.specs) spec.request = {.cpu_milli = 4000, .memory_bytes = 1};
+  const TaskId busy = warm();
+  put(1);
+  bind(peer.leases.at(0).id, busy);
+  peer.forget();
+  put(2, 1);
+  EXPECT_TRUE(peer.stops.empty()) << "what works is left alone";
+  EXPECT_EQ(peer.started.size(), 1U) << "one, which the busy one may be waiting for, and no more";
+}
+
 TEST_F(SchedulerTest, SaysWhyAFunctionWaitsOnceThatTakesAWhile) {
   std::vector<std::string> told;
   scheduler().on_waiting([&](AppId, FunctionId, std::string why) { told.push_back(std::move(why)); });

@@ -63,9 +63,9 @@ Async<Result<control::RunnerPlan>> ModalFace::runner(control::RunnerQuestion que
       {"MODAL_CLOUD_PROVIDER", "proa"},
       {"MODAL_REGION", "local"},
       {"MODAL_IMAGE_BUILDER_VERSION", question.image_builder_version},
-      {"PYTHONPATH", "/pkg:/root"},
       {"PYTHONUNBUFFERED", "1"},
   };
+  plan.env_before = {{"PYTHONPATH", "/pkg:/root"}};
   if (const std::string mount = dependencies_mount(question.image_builder_version, question.python_tag, question.musl); !mount.empty()) {
     PROA_CO_TRY(const Digest dependencies, co_await global_.find(mount));
     plan.trees.push_back(dependencies);

@@ -4,6 +4,18 @@
 #include <algorithm>
 
 namespace proa::api::modal {
+namespace {
+
+// A class's parameters by name: clients send them as they were given, and the same ones mean the same containers. What cannot
+// be read is left as it is.
+Bytes in_order(Bytes parameters) {
+  pb::ClassParameterSet set;
+  if (!set.ParseFromString(parameters)) return parameters;
+  std::sort(set.mutable_parameters()->begin(), set.mutable_parameters()->end(), [](const auto& a, const auto& b) { return a.name() < b.name(); });
+  return set.SerializeAsString();
+}
+
+}  // namespace
 
 void FunctionApi::bind(Router& router) {
   router.unary("FunctionPrecreate", this, &FunctionApi::precreate);
@@ -125,8 +137,10 @@ Async<Result<pb::ClassGetResponse>> FunctionApi::get_class(Caller caller, pb::Cl
 Async<Result<pb::FunctionBindParamsResponse>> FunctionApi::bind_params(Caller, pb::FunctionBindParamsRequest request) {
   PROA_CO_TRY(const FunctionId base, read_id<FunctionId>("Function", request.function_id()));
   PROA_CO_TRY(Bytes options, read_options(std::move(*request.mutable_function_options())));
-  PROA_CO_TRY(const FunctionId id,
-              apps_.bind_variant(base, std::move(*request.mutable_serialized_params()), std::move(options)));
+  Bytes parameters = std::move(*request.mutable_serialized_params());
+  PROA_CO_TRY(const pb::Function declared, handles_.definition(base, apps_.spec(base) == nullptr ? Handles::Which::kLatest : Handles::Which::kCurrent));
+  if (declared.class_parameter_info().format() == pb::ClassParameterInfo::PARAM_SERIALIZATION_FORMAT_PROTO) parameters = in_order(std::move(parameters));
+  PROA_CO_TRY(const FunctionId id, apps_.bind_variant(base, std::move(parameters), std::move(options)));
   pb::FunctionBindParamsResponse response;
   response.set_bound_function_id(id.text());
   const auto which = apps_.spec(id) == nullptr ? Handles::Which::kLatest : Handles::Which::kCurrent;

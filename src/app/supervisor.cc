@@ -41,6 +41,7 @@ using std::chrono::milliseconds;
 // Not in /etc/passwd of a fresh machine: then server and worker run as this number, which nobody else has.
 constexpr uid_t kUidWithoutUser = 61'700;
 constexpr int kBacklog = 4096;
+constexpr milliseconds kAddressPatience(2000);
 
 struct Identity {
   uid_t uid = 0;
@@ -96,7 +97,13 @@ Result<OwnedFd> listen_tcp(const std::string& host, std::uint16_t port) {
   OwnedFd fd(socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
   const int on = 1;
   setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-  const int bound = bind(fd.get(), found->ai_addr, found->ai_addrlen);
+  // The children of a supervisor that was just killed hold the socket for a moment longer.
+  const auto give_up = std::chrono::steady_clock::now() + kAddressPatience;
+  int bound = bind(fd.get(), found->ai_addr, found->ai_addrlen);
+  while (bound != 0 && errno == EADDRINUSE && std::chrono::steady_clock::now() < give_up) {
+    usleep(5'000);
+    bound = bind(fd.get(), found->ai_addr, found->ai_addrlen);
+  }
   const int code = errno;
   freeaddrinfo(found);
   if (bound != 0 || listen(fd.get(), kBacklog) != 0) {

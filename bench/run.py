@@ -63,7 +63,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def containers(proa: Proa) -> list[int]:
-    """The processes in this Proa's containers: all that descend from its launcher."""
+    """The processes that run user code in this Proa's containers."""
     parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -76,8 +76,12 @@ def containers(proa: Proa) -> list[int]:
         above = parents[pid]
         while above in parents and above != launcher:
             above = parents[above]
-        if above == launcher:
-            found.append(pid)
+        try:
+            # Slots that are prepared for what comes descend from it too.
+            if above == launcher and b"_container_entrypoint" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+        except OSError:
+            pass
     return found
 
 

@@ -283,12 +283,15 @@ void Scheduler::scale_up(FunctionId function, Pool& waiting, const FunctionView&
       }
       fleet.push_back(std::move(seen));
     }
-    // What nobody uses gives way first; what waits for work that is waiting itself never would.
-    if (!has_room(need, fleet) && make_room(function)) {
-      waiting.waiting_for = "an idle container of another function makes room for it";
-      return;
+    auto chosen = place({need}, fleet);
+    if (!chosen.ok() && chosen.error().code == Code::kResourceExhausted && !has_room(need, fleet)) {
+      // What nobody uses gives way first; what waits for work that is waiting itself never would.
+      if (make_room(function)) {
+        waiting.waiting_for = "an idle container of another function makes room for it";
+        return;
+      }
+      if (live == 0) chosen = place({need, true}, fleet);
     }
-    const auto chosen = place({need, live == 0}, fleet);
     if (!chosen.ok()) {
       waiting.waiting_for = chosen.error().message;
       if (chosen.error().code == Code::kFailedPrecondition && live == 0 && waiting.queued > 0) {
@@ -914,6 +917,12 @@ std::string Scheduler::why_waiting(FunctionId function) const {
 }
 
 std::size_t Scheduler::workers_connected() const { return links_.size(); }
+
+Resources Scheduler::reserved() const {
+  Resources all;
+  for (const auto& [id, worker] : workers_) all = plus(all, worker.reserved);
+  return all;
+}
 
 Result<WorkerId> Scheduler::least_busy_worker() const {
   const Worker* best = nullptr;

@@ -131,6 +131,8 @@ class Scheduler final : public control::Dispatch, public control::AppListener {
   // Why the oldest input of the function waits, for a person; "" if none does.
   std::string why_waiting(FunctionId function) const;
   std::size_t workers_connected() const;
+  // What all tasks of all workers have been promised.
+  control::Resources reserved() const;
   // For work beside tasks. kUnavailable: none is connected.
   Result<WorkerId> least_busy_worker() const;
   Result<void> tell_worker(WorkerId worker, Command command);

@@ -396,6 +396,13 @@ TEST_F(SchedulerTest, AnIdleContainerMakesRoomForAnotherFunction) {
   EXPECT_EQ(peer.started.size(), 1U);
 }
 
+TEST_F(SchedulerTest, WhatNoWorkerCouldEverHoldTakesNobodysPlace) {
+  (void)warm();
+  book.specs[1].request = {.cpu_milli = 1000, .memory_bytes = 1LL << 50};
+  put(1, 1);
+  EXPECT_TRUE(peer.stops.empty());
+}
+
 TEST_F(SchedulerTest, AFunctionWithoutAContainerSharesTheCpuOfBusyOnes) {
   for (auto& spec : book.specs) spec.request = {.cpu_milli = 4000, .memory_bytes = 1};
   const TaskId busy = warm();

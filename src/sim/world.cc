@@ -531,6 +531,8 @@ void Simulation::check_at_rest() {
     if (stats.backlog != 0 || stats.running != 0) fail(name + " counts queued, leased or running inputs and has none");
     if (!server_->scheduler.tasks(function.app).empty()) fail(name + " has nothing to do and did not scale to zero");
   }
+  // A function without a container may share CPU, so that what stays reserved would not be noticed by who waits.
+  if (server_->scheduler.reserved() != control::Resources()) fail("workers have no tasks and not all of their room");
 }
 
 std::string Simulation::first_unfinished() const {

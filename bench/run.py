@@ -194,8 +194,8 @@ def machine() -> str:
     return f"{os.cpu_count()} cores, {memory} GiB, Linux {platform.release().split('-')[0]}"
 
 
-def table(rows: list[Row], load: float) -> str:
-    lines = [f"{datetime.date.today().isoformat()}, {machine()}, release build, load before the run {load:.1f}. `./dev bench`", "",
+def table(rows: list[Row], load: float, command: str) -> str:
+    lines = [f"{datetime.date.today().isoformat()}, {machine()}, release build, load before the run {load:.1f}. `{command}`", "",
              "| what | measured | floor, in the same run | ratio | goal |", "|---|---|---|---|---|"]
     return "\n".join(lines + [f"| {row.what} | {row.measured} | {row.floor} | {row.ratio} | {row.goal} |" for row in rows])
 
@@ -231,7 +231,7 @@ def main() -> int:
             rows += commands(proa, 10 // share or 1)
         if not args.only or "idle" in args.only:
             rows += idle(proa)
-    text = table(rows, load)
+    text = table(rows, load, " ".join(["./dev bench", *sys.argv[1:]]))
     print(text)
     if args.write:
         path = ROOT / "SPECIFICATION.md"

@@ -50,8 +50,11 @@ Async<Result<void>> Router::handle(rpc::ServerCall& call) {
   for (const auto& [prefix, service] : services_) {
     if (method_name.starts_with(prefix)) co_return co_await service->handle(call);
   }
+  // Anybody may make names up.
   constexpr std::size_t kNamesMax = 2000;
-  MethodStats& stats = stats_[methods_.contains(method_name) || stats_.size() < kNamesMax ? method_name : "others"];
+  constexpr std::size_t kNameBytesMax = 200;
+  const bool counted = methods_.contains(method_name) || (stats_.size() < kNamesMax && method_name.size() <= kNameBytesMax);
+  MethodStats& stats = stats_[counted ? method_name : "others"];
   ++stats.calls;
   const auto found = methods_.find(method_name);
   if (found == methods_.end()) {

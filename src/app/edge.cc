@@ -63,7 +63,7 @@ Async<> Edge::answer(const Page& page, gateway::HttpRequest request, std::functi
 }
 
 bool Edge::allowed(const rpc::ConnectionInfo& info) const {
-  if (!tls_ || info.secure || is_loopback(info.address)) return true;
+  if (!tls_ || info.secure || info.kind != rpc::ConnectionInfo::Kind::kTcp || is_loopback(info.address)) return true;
   log_.warning("connection.plaintext", {{"from", info.address}, {"what", "refused: this server speaks TLS to other machines, use its https:// address"}});
   return false;
 }
@@ -81,7 +81,7 @@ void Edge::start(rpc::Server& grpc, Listeners listeners) {
   if (tls_) to_tls = [this](OwnedFd fd, rpc::ConnectionInfo info) { tls_->add_connection(std::move(fd), std::move(info)); };
   using Kind = rpc::ConnectionInfo::Kind;
   tcp_ = std::make_unique<rpc::Acceptor>(loop_, rpc::Acceptor::Routes{.grpc = to_grpc, .http = to_http, .tls = to_tls}, log_);
-  local_ = std::make_unique<rpc::Acceptor>(loop_, rpc::Acceptor::Routes{.grpc = [&grpc](OwnedFd fd, rpc::ConnectionInfo info) { (void)grpc.add_connection(fd.release(), std::move(info)); }, .http = {}, .tls = {}}, log_);
+  local_ = std::make_unique<rpc::Acceptor>(loop_, rpc::Acceptor::Routes{.grpc = to_grpc, .http = {}, .tls = {}}, log_);
   containers_ = std::make_unique<rpc::Acceptor>(loop_, rpc::Acceptor::Routes{.grpc = {}, .http = to_blobs, .tls = {}}, log_);
   tcp_->listen(std::move(listeners.tcp), {.kind = Kind::kTcp});
   local_->listen(std::move(listeners.local), {.kind = Kind::kLocal});

@@ -67,31 +67,12 @@ Result<Bytes> seal_key(const std::string& path, Random& random) {
     if (read(fd.get(), key.data(), key.size()) == static_cast<ssize_t>(kKeyBytes)) return key;
     return Error{Code::kDataLoss, path + " is damaged: secrets cannot be read without the key that was in it"};
   }
-  const Bytes key = random.bytes(kKeyBytes);
-  const std::string temporary = path + ".new";
-  const OwnedFd fd(open(temporary.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600));
-  if (!fd.valid() || write(fd.get(), key.data(), key.size()) != static_cast<ssize_t>(kKeyBytes) || fsync(fd.get()) != 0 ||
-      rename(temporary.c_str(), path.c_str()) != 0) {
-    return errno_error(errno, "cannot write " + path);
-  }
+  Bytes key = random.bytes(kKeyBytes);
+  PROA_TRY_VOID(replace_file(path, key, 0600));
   return key;
 }
 
 constexpr std::size_t kPemBytesMax = 1 << 20;
-
-Result<std::string> read_all(int fd, std::size_t bytes_max, const std::string& what) {
-  std::string text(bytes_max, '\0');
-  std::size_t filled = 0;
-  while (filled < text.size()) {
-    const ssize_t count = pread(fd, text.data() + filled, text.size() - filled, static_cast<off_t>(filled));
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return errno_error(errno, "cannot read " + what);
-    if (count == 0) break;
-    filled += static_cast<std::size_t>(count);
-  }
-  text.resize(filled);
-  return text;
-}
 
 Result<std::optional<rpc::TlsKeys>> read_tls(const ServerOptions& options) {
   if (options.tls_certificate_fd < 0) return std::optional<rpc::TlsKeys>();
@@ -105,15 +86,13 @@ Result<std::optional<rpc::TlsKeys>> read_tls(const ServerOptions& options) {
 
 // How builds reach package mirrors; nothing if nobody said.
 Result<image::BuildMirrors> read_build_mirrors(const std::string& path) {
-  const OwnedFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd.valid() && errno == ENOENT) return image::BuildMirrors();
-  if (!fd.valid()) return errno_error(errno, "cannot open " + path);
+  if (!std::filesystem::exists(path)) return image::BuildMirrors();
+  PROA_TRY(const OwnedFd fd, open_file(AT_FDCWD, path, O_RDONLY));
   PROA_TRY(const std::string text, read_all(fd.get(), 1 << 20, path));
   auto mirrors = image::read_mirrors(text);
   if (!mirrors.ok()) return invalid_argument(path + ": " + mirrors.error().message);
   if (mirrors->ca_bundle_path.empty()) return mirrors;
-  const OwnedFd bundle(open(mirrors->ca_bundle_path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!bundle.valid()) return errno_error(errno, "cannot open the CA bundle " + mirrors->ca_bundle_path + ", named in " + path);
+  PROA_TRY(const OwnedFd bundle, open_file(AT_FDCWD, mirrors->ca_bundle_path, O_RDONLY));
   PROA_TRY(mirrors->ca_bundle, read_all(bundle.get(), 8 << 20, mirrors->ca_bundle_path));
   return mirrors;
 }
@@ -392,12 +371,7 @@ Result<void> Server::write_client_env() {
     for (const char* name : {"SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"}) text += "export " + std::string(name) + "='" + options.trust_file + "'\n";
     text += "export PYTHONPATH='" + (std::filesystem::path(options.trust_file).parent_path() / "python").string() + "'\"${PYTHONPATH:+:$PYTHONPATH}\"\n";
   }
-  const std::string temporary = path + ".new";
-  const OwnedFd fd(::open(temporary.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600));
-  if (!fd.valid() || write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()) || fsync(fd.get()) != 0 || rename(temporary.c_str(), path.c_str()) != 0) {
-    return errno_error(errno, "cannot write " + path);
-  }
-  return {};
+  return replace_file(path, text, 0600);
 }
 
 Result<void> Server::serve() {

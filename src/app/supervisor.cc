@@ -165,15 +165,6 @@ def contents():
         return file.read()
 )";
 
-Result<void> write_readable(const std::string& path, const std::string& text) {
-  const std::string temporary = path + ".new";
-  std::ofstream out(temporary, std::ios::trunc);
-  out << text;
-  out.close();
-  if (!out || chmod(temporary.c_str(), 0644) != 0 || rename(temporary.c_str(), path.c_str()) != 0) return errno_error(errno, "cannot write " + path);
-  return {};
-}
-
 // Our CA and everybody else's: a variable that names a bundle takes the place of the system's.
 Result<std::string> make_trust_file(const std::string& directory, const std::string& ca) {
   std::string text;
@@ -185,10 +176,10 @@ Result<std::string> make_trust_file(const std::string& directory, const std::str
     if (path != ca) break;
   }
   std::string path = directory + "/trust.pem";
-  PROA_TRY_VOID(write_readable(path, text));
+  PROA_TRY_VOID(replace_file(path, text, 0644));
   std::error_code failure;
   std::filesystem::create_directories(directory + "/python/certifi", failure);
-  PROA_TRY_VOID(write_readable(directory + "/python/certifi/__init__.py", kCertifi));
+  PROA_TRY_VOID(replace_file(directory + "/python/certifi/__init__.py", kCertifi, 0644));
   return path;
 }
 

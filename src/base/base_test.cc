@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #include <gtest/gtest.h>
 
+#include "base/fd.h"
 #include "base/bytes.h"
 #include "base/codec.h"
 #include "base/digest.h"
@@ -147,6 +151,21 @@ TEST(Codec, ATornRecordIsDataLossAndNeverACrash) {
     damaged[random.below(damaged.size())] = static_cast<char>(random.next());
     (void)decode<Outer>(damaged).ok();
   }
+}
+
+TEST(File, IsReplacedWhole) {
+  const std::string path = testing::TempDir() + "/proa-replaced";
+  ASSERT_TRUE(replace_file(path, "first", 0644).ok());
+  // What a process left that died in the middle is no obstacle.
+  ASSERT_TRUE(replace_file(path + ".new", "torn", 0400).ok());
+  ASSERT_TRUE(replace_file(path, "second", 0600).ok());
+  const OwnedFd fd = open_file(AT_FDCWD, path, O_RDONLY).value();
+  EXPECT_EQ(read_all(fd.get(), 100, path).value(), "second");
+  struct stat status{};
+  ASSERT_EQ(::fstat(fd.get(), &status), 0);
+  EXPECT_EQ(status.st_mode & 0777U, 0600U);
+  EXPECT_FALSE(replace_file("/proc/nowhere/file", "x", 0600).ok());
+  ::unlink(path.c_str());
 }
 
 }  // namespace

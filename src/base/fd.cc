@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 
 namespace proa {
 
@@ -60,6 +61,17 @@ Result<Bytes> read_all(int fd, std::size_t bytes_max, std::string_view what) {
   }
   bytes.resize(filled);
   return bytes;
+}
+
+Result<void> replace_file(const std::string& path, BytesView bytes, unsigned mode) {
+  const std::string temporary = path + ".new";
+  // What an earlier process left may have another owner or mode.
+  ::unlink(temporary.c_str());
+  PROA_TRY(const OwnedFd fd, open_file(AT_FDCWD, temporary, O_CREAT | O_EXCL | O_WRONLY, mode));
+  if (::fchmod(fd.get(), mode) != 0) return errno_error(errno, "cannot set the mode of " + temporary);
+  PROA_TRY_VOID(write_all(fd.get(), bytes, "cannot write " + temporary));
+  if (::fsync(fd.get()) != 0 || ::rename(temporary.c_str(), path.c_str()) != 0) return errno_error(errno, "cannot write " + path);
+  return {};
 }
 
 }  // namespace proa

@@ -43,4 +43,7 @@ Result<void> write_all(int fd, BytesView bytes, std::string_view what);
 // Reads from the descriptor's position to its end. kOutOfRange if there are more than `bytes_max`.
 Result<Bytes> read_all(int fd, std::size_t bytes_max, std::string_view what);
 
+// Makes the file hold `bytes`, durably; whoever looks sees the old content or the new, whatever happens meanwhile.
+Result<void> replace_file(const std::string& path, BytesView bytes, unsigned mode);
+
 }  // namespace proa

@@ -55,25 +55,18 @@ std::uint64_t read_big_endian(BytesView bytes) {
 constexpr std::size_t kCallKeyBytes = 16;
 constexpr std::uint32_t kNoIndex = std::numeric_limits<std::uint32_t>::max();
 
-Bytes call_key(CallId id) {
-  Bytes key;
-  append_big_endian(key, id.bits().high, 8);
-  append_big_endian(key, id.bits().low, 8);
-  return key;
+template <class Id>
+Id id_of_key(BytesView key) {
+  return Id(IdBits{read_big_endian(key.substr(0, 8)), read_big_endian(key.substr(8, 8))});
 }
-CallId call_of_key(BytesView key) {
-  return CallId(IdBits{read_big_endian(key.substr(0, 8)), read_big_endian(key.substr(8, 8))});
-}
-BlobId blob_of_key(BytesView key) {
-  return BlobId(IdBits{read_big_endian(key.substr(kCallKeyBytes, 8)), read_big_endian(key.substr(kCallKeyBytes + 8, 8))});
-}
+CallId call_of_key(BytesView key) { return id_of_key<CallId>(key); }
 Bytes input_key(InputId id) {
-  Bytes key = call_key(id.call);
+  Bytes key = key_of(id.call);
   append_big_endian(key, id.index, 4);
   return key;
 }
 Bytes chunk_key(CallId id, Calls::Channel channel, std::uint64_t index) {
-  Bytes key = call_key(id);
+  Bytes key = key_of(id);
   key += static_cast<char>(channel);
   append_big_endian(key, index, 4);
   return key;
@@ -212,7 +205,7 @@ Result<void> Calls::load() {
   }));
   PROA_TRY_VOID(store_.load(Table::kCallBlob, [&](BytesView key, BytesView) {
     Call* owner = key.size() == 2 * kCallKeyBytes ? find(call_of_key(key)) : nullptr;
-    if (owner != nullptr) owner->blobs.push_back(blob_of_key(key));
+    if (owner != nullptr) owner->blobs.push_back(id_of_key<BlobId>(key.substr(kCallKeyBytes)));
   }));
   PROA_TRY_VOID(store_.load(Table::kChunk, [&](BytesView key, BytesView value) {
     if (key.size() != kCallKeyBytes + 5) return;
@@ -241,7 +234,7 @@ void Calls::resume() {
 }
 
 void Calls::store_call(CallId id, const Call& call) {
-  ledger_.put(Table::kCall, call_key(id),
+  ledger_.put(Table::kCall, key_of(id),
               CallRow{call.about.function, call.about.app, call.about.kind, call.about.invocation, call.about.parent, call.created, call.cancelled});
 }
 
@@ -631,7 +624,7 @@ void Calls::clear_chunks(CallId id, Call& call, Channel channel) {
 void Calls::note_blob(CallId id, Call& call, BlobId blob) {
   if (blob.empty()) return;
   call.blobs.push_back(blob);
-  ledger_.put(Table::kCallBlob, call_key(id) + key_of(blob), BlobOfCall());
+  ledger_.put(Table::kCallBlob, key_of(id) + key_of(blob), BlobOfCall());
 }
 
 Result<void> Calls::put_chunks(CallId id, Channel channel, std::vector<Chunk> chunks) {
@@ -668,7 +661,7 @@ Async<Result<std::vector<Calls::Chunk>>> Calls::chunks(CallId id, Channel channe
     (void)co_await changed(*call).wait_until(deadline);
   }
   co_await ledger_.durable();
-  Bytes end = call_key(id);
+  Bytes end = key_of(id);
   end += static_cast<char>(channel);
   Result<std::vector<store::Row>> rows = co_await store_.scan(Table::kChunk, chunk_key(id, channel, after + 1), key_after(std::move(end)), kChunksMax);
   if (!rows.ok()) co_return rows.error();
@@ -713,7 +706,7 @@ Async<> Calls::expire(CallId id) {
   forget_recent(call->about.app, id);
   if (call->changed) call->changed->notify();
   calls_.erase(id);
-  ledger_.erase(Table::kCall, call_key(id));
+  ledger_.erase(Table::kCall, key_of(id));
   for (std::uint32_t index = 0; index < count; ++index) {
     const InputId input{id, index};
     outputs_.drop(input);
@@ -726,7 +719,7 @@ Async<> Calls::expire(CallId id) {
   for (std::uint32_t index = 1; index <= chunks_in; ++index) ledger_.erase(Table::kChunk, chunk_key(id, Channel::kIn, index));
   for (std::uint32_t index = 1; index <= chunks_out; ++index) ledger_.erase(Table::kChunk, chunk_key(id, Channel::kOut, index));
   if (blobs.empty()) co_return;
-  for (const BlobId blob : blobs) ledger_.erase(Table::kCallBlob, call_key(id) + key_of(blob));
+  for (const BlobId blob : blobs) ledger_.erase(Table::kCallBlob, key_of(id) + key_of(blob));
   // Not before nothing names them any more.
   co_await ledger_.durable();
   for (const BlobId blob : blobs) {

@@ -20,6 +20,7 @@
 
 #include "base/bytes.h"
 #include "base/fd.h"
+#include "rpc/openssl.h"
 
 namespace proa::rpc {
 namespace {
@@ -31,16 +32,6 @@ constexpr auto kRenewBefore = kDay * 30;
 constexpr const char* kCaName = "Proa CA of this installation";
 constexpr std::size_t kFileBytesMax = 64 << 10;
 
-template <auto Free>
-struct Freer {
-  template <class T>
-  void operator()(T* pointer) const {
-    Free(pointer);
-  }
-};
-using OwnedKey = std::unique_ptr<EVP_PKEY, Freer<EVP_PKEY_free>>;
-using OwnedCertificate = std::unique_ptr<X509, Freer<X509_free>>;
-using OwnedBio = std::unique_ptr<BIO, Freer<BIO_free>>;
 using OwnedExtension = std::unique_ptr<X509_EXTENSION, Freer<X509_EXTENSION_free>>;
 using OwnedNames = std::unique_ptr<GENERAL_NAMES, Freer<GENERAL_NAMES_free>>;
 
@@ -69,32 +60,16 @@ Result<std::string> pem_of(EVP_PKEY* key) {
   return text_of(bio.get());
 }
 
-std::optional<std::string> read_file(const std::string& path) {
-  const OwnedFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd.valid()) return std::nullopt;
-  std::string text(kFileBytesMax, '\0');
-  const ssize_t count = ::read(fd.get(), text.data(), text.size());
-  if (count < 0) return std::nullopt;
-  text.resize(static_cast<std::size_t>(count));
-  return text;
-}
-
-Result<void> write_file(const std::string& path, const std::string& text, mode_t mode) {
-  const std::string temporary = path + ".new";
-  ::unlink(temporary.c_str());
-  const OwnedFd fd(::open(temporary.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, mode));
-  if (!fd.valid() || ::fchmod(fd.get(), mode) != 0 || ::write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()) || ::fsync(fd.get()) != 0 ||
-      ::rename(temporary.c_str(), path.c_str()) != 0) {
-    return errno_error(errno, "cannot write " + path);
-  }
-  return {};
+Result<std::string> read_pem(const std::string& path) {
+  PROA_TRY(const OwnedFd fd, open_file(AT_FDCWD, path, O_RDONLY));
+  return read_all(fd.get(), kFileBytesMax, path);
 }
 
 // Nothing if the files are not there or not a pair.
 std::optional<Pair> read_pair(const std::string& certificate_path, const std::string& key_path) {
-  const auto certificate = read_file(certificate_path);
-  const auto key = read_file(key_path);
-  if (!certificate || !key) return std::nullopt;
+  const Result<std::string> certificate = read_pem(certificate_path);
+  const Result<std::string> key = read_pem(key_path);
+  if (!certificate.ok() || !key.ok()) return std::nullopt;
   const OwnedBio certificate_bio(BIO_new_mem_buf(certificate->data(), static_cast<int>(certificate->size())));
   const OwnedBio key_bio(BIO_new_mem_buf(key->data(), static_cast<int>(key->size())));
   Pair pair{OwnedCertificate(PEM_read_bio_X509(certificate_bio.get(), nullptr, nullptr, nullptr)), OwnedKey(PEM_read_bio_PrivateKey(key_bio.get(), nullptr, nullptr, nullptr))};
@@ -188,16 +163,16 @@ Result<CertificateFiles> own_certificates(const std::string& directory, const st
     PROA_TRY(ca, make(kCaName, {}, kCaLife, nullptr, now));
     PROA_TRY(const std::string key, pem_of(ca->key.get()));
     PROA_TRY(const std::string certificate, pem_of(ca->certificate.get()));
-    PROA_TRY_VOID(write_file(ca_key, key, 0600));
-    PROA_TRY_VOID(write_file(files.ca, certificate, 0644));
+    PROA_TRY_VOID(replace_file(ca_key, key, 0600));
+    PROA_TRY_VOID(replace_file(files.ca, certificate, 0644));
   }
   if (const auto there = read_pair(files.certificate, files.key); !made_ca && there && serves(there->certificate.get(), names, now + kRenewBefore)) return files;
   PROA_TRY(const Pair server, make(names.front(), names, kServerLife, &*ca, now));
   PROA_TRY(const std::string key, pem_of(server.key.get()));
   PROA_TRY(const std::string own, pem_of(server.certificate.get()));
   PROA_TRY(const std::string issuer, pem_of(ca->certificate.get()));
-  PROA_TRY_VOID(write_file(files.key, key, 0600));
-  PROA_TRY_VOID(write_file(files.certificate, own + issuer, 0644));
+  PROA_TRY_VOID(replace_file(files.key, key, 0600));
+  PROA_TRY_VOID(replace_file(files.certificate, own + issuer, 0644));
   return files;
 }
 

@@ -13,33 +13,13 @@
 #include <cerrno>
 #include <string_view>
 
+#include "rpc/openssl.h"
+
 namespace proa::rpc {
 namespace {
 
 constexpr std::size_t kPieceBytes = 64 << 10;
 constexpr int kUserTimeoutMs = 120'000;  // How long a peer may leave what was sent to it unacknowledged.
-
-template <auto Free>
-struct Freer {
-  template <class T>
-  void operator()(T* pointer) const {
-    Free(pointer);
-  }
-};
-using OwnedContext = std::unique_ptr<SSL_CTX, Freer<SSL_CTX_free>>;
-using OwnedSsl = std::unique_ptr<SSL, Freer<SSL_free>>;
-using OwnedBio = std::unique_ptr<BIO, Freer<BIO_free>>;
-using OwnedCertificate = std::unique_ptr<X509, Freer<X509_free>>;
-using OwnedKey = std::unique_ptr<EVP_PKEY, Freer<EVP_PKEY_free>>;
-
-// Takes what OpenSSL has to say out of its queue, so that it is not found there by the next call.
-std::string last_error() {
-  std::array<char, 256> text{};
-  const unsigned long code = ERR_get_error();
-  if (code != 0) ERR_error_string_n(code, text.data(), text.size());
-  ERR_clear_error();
-  return text.data();
-}
 
 // "h2" where it is offered, since gRPC's clients insist on it, and else "http/1.1".
 int choose_protocol(SSL*, const unsigned char** out, unsigned char* out_length, const unsigned char* offered,
@@ -62,7 +42,7 @@ int choose_protocol(SSL*, const unsigned char** out, unsigned char* out_length, 
 
 Result<OwnedContext> make_context(const TlsKeys& keys) {
   OwnedContext context(SSL_CTX_new(TLS_server_method()));
-  if (!context) return internal_error("OpenSSL gave no context: " + last_error());
+  if (!context) return internal_error("OpenSSL gave no context: " + last_openssl_error());
   SSL_CTX_set_min_proto_version(context.get(), TLS1_2_VERSION);
   SSL_CTX_set_options(context.get(), SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
   SSL_CTX_set_mode(context.get(), SSL_MODE_RELEASE_BUFFERS);
@@ -71,7 +51,7 @@ Result<OwnedContext> make_context(const TlsKeys& keys) {
   const OwnedBio chain(BIO_new_mem_buf(keys.certificate_pem.data(), static_cast<int>(keys.certificate_pem.size())));
   const OwnedCertificate own(PEM_read_bio_X509(chain.get(), nullptr, nullptr, nullptr));
   if (!own || SSL_CTX_use_certificate(context.get(), own.get()) != 1) {
-    return invalid_argument("the TLS certificate cannot be read: " + last_error());
+    return invalid_argument("the TLS certificate cannot be read: " + last_openssl_error());
   }
   while (OwnedCertificate next{PEM_read_bio_X509(chain.get(), nullptr, nullptr, nullptr)}) {
     if (SSL_CTX_add_extra_chain_cert(context.get(), next.get()) == 1) (void)next.release();
@@ -80,7 +60,7 @@ Result<OwnedContext> make_context(const TlsKeys& keys) {
   const OwnedBio key_text(BIO_new_mem_buf(keys.key_pem.data(), static_cast<int>(keys.key_pem.size())));
   const OwnedKey key(PEM_read_bio_PrivateKey(key_text.get(), nullptr, nullptr, nullptr));
   if (!key || SSL_CTX_use_PrivateKey(context.get(), key.get()) != 1 || SSL_CTX_check_private_key(context.get()) != 1) {
-    return invalid_argument("the TLS key cannot be read, or is not that of the certificate: " + last_error());
+    return invalid_argument("the TLS key cannot be read, or is not that of the certificate: " + last_openssl_error());
   }
   return context;
 }
@@ -211,7 +191,7 @@ Async<> TlsEnd::State::serve(State& state, OwnedFd connection, ConnectionInfo in
     const TimerGuard late{state.loop,
                           state.loop.at(state.loop.now() + state.limits.handshake, [&relay] { relay.give_up(); })};
     if (!co_await relay.handshake()) {
-      state.log.debug("tls.failed", {{"address", info.address}, {"why", last_error()}});
+      state.log.debug("tls.failed", {{"address", info.address}, {"why", last_openssl_error()}});
       co_return;
     }
   }

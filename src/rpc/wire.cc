@@ -14,6 +14,8 @@
 #include <cerrno>
 #include <string_view>
 
+#include "rpc/openssl.h"
+
 namespace proa::rpc {
 namespace {
 
@@ -42,27 +44,6 @@ class PlainWire final : public Wire {
   bool buffers() const override { return false; }
 };
 
-template <auto Free>
-struct Freer {
-  template <class T>
-  void operator()(T* pointer) const {
-    Free(pointer);
-  }
-};
-using OwnedContext = std::unique_ptr<SSL_CTX, Freer<SSL_CTX_free>>;
-using OwnedSsl = std::unique_ptr<SSL, Freer<SSL_free>>;
-using OwnedBio = std::unique_ptr<BIO, Freer<BIO_free>>;
-using OwnedCertificate = std::unique_ptr<X509, Freer<X509_free>>;
-
-// Takes what OpenSSL has to say out of its queue, so that it is not found there by the next call.
-std::string last_error() {
-  std::array<char, 256> text{};
-  const unsigned long code = ERR_get_error();
-  if (code != 0) ERR_error_string_n(code, text.data(), text.size());
-  ERR_clear_error();
-  return text.data();
-}
-
 constexpr std::array<unsigned char, 3> kOffered = {2, 'h', '2'};  // As ALPN writes it.
 
 // OpenSSL works on memory, since it would write to a socket in a way that raises SIGPIPE.
@@ -85,7 +66,7 @@ class OpenSslWire final : public TlsWire {
       if (done == 1) break;
       if (why != SSL_ERROR_WANT_READ) {
         const long verified = SSL_get_verify_result(ssl_.get());
-        const std::string text = verified != X509_V_OK ? X509_verify_cert_error_string(verified) : last_error();
+        const std::string text = verified != X509_V_OK ? X509_verify_cert_error_string(verified) : last_openssl_error();
         return unavailable("no TLS came about with the server: " + text);
       }
       const ssize_t got = feed(fd);
@@ -179,7 +160,7 @@ std::unique_ptr<Wire> plain_wire() { return std::make_unique<PlainWire>(); }
 
 Result<std::unique_ptr<TlsWire>> TlsWire::create(const std::string& ca_pem, const std::string& name) {
   OwnedContext context(SSL_CTX_new(TLS_client_method()));
-  if (!context) return internal_error("OpenSSL gave no context: " + last_error());
+  if (!context) return internal_error("OpenSSL gave no context: " + last_openssl_error());
   SSL_CTX_set_min_proto_version(context.get(), TLS1_2_VERSION);
   SSL_CTX_set_verify(context.get(), SSL_VERIFY_PEER, nullptr);
   if (ca_pem.empty()) {
@@ -195,7 +176,7 @@ Result<std::unique_ptr<TlsWire>> TlsWire::create(const std::string& ca_pem, cons
   }
   SSL_CTX_set_alpn_protos(context.get(), kOffered.data(), kOffered.size());
   OwnedSsl ssl(SSL_new(context.get()));
-  if (!ssl) return internal_error("OpenSSL gave no connection: " + last_error());
+  if (!ssl) return internal_error("OpenSSL gave no connection: " + last_openssl_error());
   std::array<unsigned char, sizeof(in6_addr)> address{};
   const bool is_address = ::inet_pton(AF_INET, name.c_str(), address.data()) == 1 ||
                           ::inet_pton(AF_INET6, name.c_str(), address.data()) == 1;
